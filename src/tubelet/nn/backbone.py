@@ -1,0 +1,63 @@
+"""Image encoders: an image in, a pyramid of maps out, finest first, with `channels` saying how wide each is.
+
+Adapted once, here, so that no model asks which family it holds. `frozen_norm` keeps batch normalisation as fixed
+buffers (fine-tuning from ImageNet weights); without it the statistics are learned (training from scratch). The state
+dict has the same names either way, but for the counter that only learning needs.
+"""
+
+import timm
+from jaxtyping import Float
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from tubelet.nn.swin import SwinTransformer
+
+
+class ResNet(nn.Module):
+    """ResNet-50 or -101 (v1.5), `stages` of 2..4: strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels."""
+
+    def __init__(self, depth: int, *, stages: int = 4, frozen_norm: bool = True):
+        super().__init__()
+        net = timm.create_model(f"resnet{depth}", features_only=True, out_indices=tuple(range(1, stages + 1)))
+        self.net = freeze_batch_norm_2d(net) if frozen_norm else net
+        self.channels = tuple(256 * 2**i for i in range(stages))
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        return self.net(images)
+
+    def stem(self) -> list[nn.Module]:
+        """Everything up to the first map: what fine-tuning freezes."""
+        return [module for name, module in self.net.named_children() if name in ("conv1", "bn1", "layer1")]
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 with its last stage dilated instead of strided: 24, 32, 96 and 1280 channels at 4, 8, 16, 16."""
+
+    channels = (24, 32, 96, 1280)
+
+    def __init__(self, *, frozen_norm: bool = True):
+        super().__init__()
+        net = timm.create_model("mobilenetv2_100", output_stride=16, num_classes=0, global_pool="")
+        self.net = freeze_batch_norm_2d(net) if frozen_norm else net
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        x, maps = self.net.bn1(self.net.conv_stem(images)), []
+        for i, stage in enumerate(self.net.blocks):
+            x = stage(x)
+            if i in (1, 2, 4):
+                maps.append(x)
+        return [*maps, self.net.bn2(self.net.conv_head(x))]
+
+    def stem(self) -> list[nn.Module]:
+        """Everything up to the first map: what fine-tuning freezes."""
+        return [self.net.conv_stem, self.net.bn1, *list(self.net.blocks)[:2]]
+
+
+def swin(size: str, *, stages: int = 4, drop_path: float = 0.0) -> SwinTransformer:
+    """Swin-T, -S or -B of window 7."""
+    channels, depths, heads = {
+        "t": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+        "s": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+        "b": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    }[size]
+    return SwinTransformer(channels, depths, heads, drop_path=drop_path, stages=stages)

@@ -1,0 +1,28 @@
+"""Position embeddings."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def sine_position(
+    h: int, w: int, channels: int, *, start: int = 0, device: torch.device | None = None
+) -> Float[Tensor, "hw channels"]:
+    """DETR-like sine embedding of an h x w map: channels/2 for the row, then channels/2 for the column.
+
+    Coordinates run from `start` and are scaled so that the last one is 2 pi (AOT counts from 0, DETR from 1);
+    sine and cosine are interleaved, temperature 10,000. Depends on the size alone, so the corners of every map
+    agree."""
+
+    def axis(n: int) -> Tensor:
+        place = torch.arange(start, start + n, device=device, dtype=torch.float32)
+        place = place / (place[-1] + 1e-6) * 2 * math.pi
+        pair = torch.arange(channels // 2, device=device) // 2
+        angle = place[:, None] / 10_000 ** (2 * pair / (channels // 2))
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
+
+    rows, columns = axis(h), axis(w)
+    both = torch.cat((rows[:, None].expand(h, w, -1), columns[None].expand(h, w, -1)), dim=2)
+    return both.reshape(h * w, channels)
