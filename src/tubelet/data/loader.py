@@ -1,0 +1,141 @@
+"""Training clips as an endless numbered stream: batch k depends on the seed and on k, and on nothing else.
+
+So a run that resumes at step k sees what it would have seen, whatever the number of workers.
+
+A source is a callable `rng -> (rgb (T, H, W, 3) uint8, ids (T, H, W) uint8)` that draws everything from the
+generator it is given. The sources here are `functools.partial`s of plain functions, so that they also travel
+to spawned workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.utils.data import DataLoader, Dataset
+
+from tubelet.data.augment import augment_video, merge, move_image
+from tubelet.data.dataset import VideoItem, open_image, read_mask
+from tubelet.data.sampling import renumber, sample_clip
+from tubelet.data.synthetic import make_clip
+from tubelet.types import VOID, Clip, Labels
+
+RgbIds = tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W"]]
+Source = Callable[[np.random.Generator], RgbIds]
+
+
+class ClipStream(Dataset):
+    """`stream[k]` is the k-th batch, `(Clip, Labels)`, of clips from weighted `sources`.
+
+    Each clip of a batch comes from a source drawn by weight (any positive numbers); all sources must give
+    clips of the same frames and size. Raises `ValueError` for no source, a weight that is not positive, or
+    clips that differ."""
+
+    def __init__(self, sources: Sequence[tuple[Source, float]], *, batch: int, seed: int = 0) -> None:
+        if not sources or any(weight <= 0 for _, weight in sources) or batch < 1:
+            raise ValueError(
+                f"a clip stream needs sources with positive weights and a batch of at least 1; "
+                f"got weights {[weight for _, weight in sources]} and batch {batch}"
+            )
+        self.sources = [source for source, _ in sources]
+        weights = np.array([weight for _, weight in sources], float)
+        self.shares = weights / weights.sum()
+        self.batch = batch
+        self.seed = seed
+
+    def clip(self, number: int) -> RgbIds:
+        """Clip `number` of the stream, before it becomes part of batch `number // batch`."""
+        rng = np.random.default_rng([self.seed, number])
+        return self.sources[rng.choice(len(self.sources), p=self.shares)](rng)
+
+    def __getitem__(self, step: int) -> tuple[Clip, Labels]:
+        return collate([self.clip(step * self.batch + i) for i in range(self.batch)])
+
+
+def load(stream: ClipStream, *, start: int = 0, stop: int, workers: int = 0) -> Iterator[tuple[Clip, Labels]]:
+    """The batches `start` .. `stop - 1` of a stream in order, prepared by `workers` processes (0: by this one)."""
+    # Batches are asked for by number, so the order holds for any number of workers.
+    return iter(
+        DataLoader(
+            stream,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            worker_init_fn=_one_thread,
+            prefetch_factor=4 if workers else None,
+        )
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def collate(clips: Sequence[RgbIds]) -> tuple[Clip, Labels]:
+    """A batch of B clips: images (B, T, 3, H, W) float32 0..1, ids (B, T, H, W) and objects (B,) int64.
+
+    Raises `ValueError` if the clips differ in frames or size."""
+    shapes = {rgb.shape for rgb, _ in clips}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the clips of a batch must agree in frames and size, but the shapes (T, H, W, 3) are {sorted(shapes)}; "
+            "give all sources the same `frames` and `size`"
+        )
+    images = torch.from_numpy(np.stack([rgb for rgb, _ in clips])).permute(0, 1, 4, 2, 3).float() / 255
+    ids = torch.from_numpy(np.stack([ids for _, ids in clips])).long()
+    objects = ids.masked_fill(ids == VOID, 0).flatten(1).amax(1)
+    return Clip(images.contiguous()), Labels(ids, objects)
+
+
+# ---- sources
+
+
+def synthetic_source(size: tuple[int, int], frames: int, *, objects: tuple[int, int] = (1, 4)) -> Source:
+    """Clips of `make_clip`."""
+    return partial(_draw_synthetic, size=size, frames=frames, objects=objects)
+
+
+def _draw_synthetic(rng: np.random.Generator, *, size, frames, objects) -> RgbIds:
+    return make_clip(int(rng.integers(2**62)), frames=frames, size=size, objects=objects)
+
+
+def video_source(
+    videos: Sequence[VideoItem], size: tuple[int, int], frames: int, *, max_gap: int = 12, colour: bool = True
+) -> Source:
+    """Clips of masked videos, drawn with equal chance, sampled as `sample_clip` does and augmented as
+    `augment_video`.
+
+    `max_gap` counts annotated frames: 12 for DAVIS, 3 for YouTube-VOS, whose masks are five frames apart."""
+    return partial(_draw_video, videos=list(videos), size=size, frames=frames, max_gap=max_gap, colour=colour)
+
+
+def _draw_video(rng: np.random.Generator, *, videos, size, frames, max_gap, colour) -> RgbIds:
+    rgb, ids = sample_clip(rng, videos[rng.integers(len(videos))], frames, max_gap=max_gap)
+    rgb, ids = augment_video(rng, rgb, ids, size, colour=colour)
+    return rgb, renumber(rng, ids)  # the crop may have lost objects
+
+
+def image_source(pairs: Sequence[tuple[Path, Path]], size: tuple[int, int], frames: int) -> Source:
+    """Clips made of still images with id masks (image file, mask file), moved as `move_image` does."""
+    return partial(_draw_image, pairs=list(pairs), size=size, frames=frames)
+
+
+def _draw_image(rng: np.random.Generator, *, pairs, size, frames) -> RgbIds:
+    image, mask = pairs[rng.integers(len(pairs))]
+    rgb = np.asarray(open_image(image).convert("RGB"))
+    rgb, ids = move_image(rng, rgb, read_mask(mask), frames, size)
+    return rgb, renumber(rng, ids)
+
+
+def merged_source(below: Source, above: Source, probability: float) -> Source:
+    """Clips of `below`; with the given probability, and whenever no object is left, the objects of a clip of
+    `above` go over them."""
+    return partial(_draw_merged, below=below, above=above, probability=probability)
+
+
+def _draw_merged(rng: np.random.Generator, *, below, above, probability) -> RgbIds:
+    rgb, ids = below(rng)
+    nothing = not ((ids > 0) & (ids != VOID)).any()
+    return merge(rng, (rgb, ids), above(rng)) if nothing or rng.random() < probability else (rgb, ids)

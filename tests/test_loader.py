@@ -1,0 +1,148 @@
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tubelet.data.dataset import read_video
+from tubelet.data.loader import (
+    ClipStream,
+    collate,
+    image_source,
+    load,
+    merged_source,
+    synthetic_source,
+    video_source,
+)
+from tubelet.types import VOID
+
+DAVIS = Path(__file__).parents[2] / "shared/data/davis"
+
+
+def constant(rng, *, value, shape=(2, 17, 18)):
+    """Clips that say which source they come from."""
+    return np.full((*shape, 3), value, np.uint8), np.full(shape, int(rng.integers(1, 5)), np.uint8)
+
+
+def fingerprint(batches) -> list:
+    return [(c.images.double().sum().item(), labels.ids.tolist()) for c, labels in batches]
+
+
+@pytest.fixture(scope="module")
+def stream():
+    sources = [(synthetic_source((32, 33), 3), 4.0), (partial(constant, value=9, shape=(3, 32, 33)), 1.0)]
+    return ClipStream(sources, batch=2, seed=4)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    root = tmp_path_factory.mktemp("video")
+    for name in ("frames", "masks"):
+        (root / name).mkdir()
+    rng = np.random.default_rng(0)
+    for t in range(6):
+        mask = np.zeros((60, 80), np.uint8)
+        mask[20:50, 10 * t : 10 * t + 25] = 255
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(root / f"frames/{t:05d}.png")
+        Image.fromarray(mask).save(root / f"masks/{t:05d}.png")
+    return read_video("made", root / "frames", root / "masks")
+
+
+def test_a_batch_has_the_shapes_and_ranges_of_the_types(stream):
+    clip, labels = stream[1]
+    assert clip.images.shape == (2, 3, 3, 32, 33)
+    assert clip.images.dtype == torch.float32
+    assert 0 <= clip.images.min() < clip.images.max() <= 1
+    assert labels.ids.shape == (2, 3, 32, 33)
+    assert (labels.objects >= 1).all()
+
+
+def test_resume_equals_uninterrupted(stream):
+    whole = fingerprint(load(stream, stop=6))
+    assert fingerprint(load(stream, start=4, stop=6)) == whole[4:]
+    assert len({str(b) for b in whole}) == 6
+
+
+def test_the_number_of_workers_does_not_change_the_stream(stream):
+    here = fingerprint(load(stream, start=1, stop=7))
+    assert fingerprint(load(stream, start=1, stop=7, workers=1)) == here
+    assert fingerprint(load(stream, start=1, stop=7, workers=2)) == here
+
+
+def test_the_stream_depends_on_the_seed(stream):
+    other = ClipStream(list(zip(stream.sources, stream.shares.tolist(), strict=True)), batch=2, seed=5)
+    assert not torch.equal(other[1][0].images, stream[1][0].images)
+
+
+def test_sources_are_drawn_by_weight():
+    stream = ClipStream([(partial(constant, value=0), 3.0), (partial(constant, value=1), 1.0)], batch=1)
+    values = [int(stream.clip(i)[0].max()) for i in range(400)]
+    assert 0.18 < np.mean(values) < 0.32
+
+
+def test_wrong_streams_are_refused():
+    source = partial(constant, value=0)
+    for sources, batch in (([], 1), ([(source, 0.0)], 1), ([(source, 1.0)], 0)):
+        with pytest.raises(ValueError, match="positive weights"):
+            ClipStream(sources, batch=batch)
+    with pytest.raises(ValueError, match="same `frames` and `size`"):
+        collate([constant(np.random.default_rng(0), value=0, shape=(n, 4, 4)) for n in (1, 2)])
+
+
+def test_collate_scales_images_and_does_not_count_void():
+    rgb = np.zeros((2, 4, 5, 3), np.uint8)
+    rgb[1, 2, 3] = 255, 0, 51
+    ids = np.zeros((2, 4, 5), np.uint8)
+    empty = ids.copy()
+    ids[0, 0, 0], ids[1, 1, 1] = 2, VOID
+    clip, labels = collate([(rgb, ids), (rgb, empty)])
+    assert clip.images[0, 1, :, 2, 3].tolist() == pytest.approx([1, 0, 0.2])
+    assert labels.objects.tolist() == [2, 0]
+    assert labels.ids[0, 1, 1, 1] == VOID
+    assert labels.ids.dtype == torch.int64
+
+
+def test_video_and_image_sources_give_labelled_clips(video):
+    pair = (video.frame_paths[0], video.mask_paths[0])
+    for source in (video_source([video], (49, 33), 4), image_source([pair], (49, 33), 4)):
+        first, again = (source(np.random.default_rng(3)) for _ in range(2))
+        assert first[0].shape == (4, 49, 33, 3)
+        assert set(np.unique(first[1])) == {0, 1}
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_objects_lost_by_the_crop_leave_no_gap_in_the_numbers(tmp_path):
+    """Ten narrow objects side by side in a wide video, of which a square crop sees a few."""
+    for name in ("frames", "masks"):
+        (tmp_path / name).mkdir()
+        ids = np.repeat(np.arange(1, 11, dtype=np.uint8), 40)[None].repeat(60, 0)
+        image = Image.fromarray(ids) if name == "masks" else Image.new("RGB", (400, 60))
+        image.save(tmp_path / name / "00000.png")
+    source = video_source([read_video("wide", tmp_path / "frames", tmp_path / "masks")], (48, 48), 2)
+    for seed in range(10):
+        ids = source(np.random.default_rng(seed))[1]
+        present = set(np.unique(ids[0])) - {0}
+        assert present == set(range(1, len(present) + 1))
+        assert len(present) < 6
+
+
+def test_merging_adds_objects_by_chance_and_always_where_there_are_none(video):
+    def nothing(rng):
+        return np.zeros((3, 96, 96, 3), np.uint8), np.zeros((3, 96, 96), np.uint8)
+
+    below, above = video_source([video], (96, 96), 3), synthetic_source((96, 96), 3, objects=(2, 2))
+    never, always = (merged_source(below, above, p) for p in (0.0, 1.0))
+    rng = np.random.default_rng
+    assert max(never(rng(s))[1].max() for s in range(5)) == 1
+    assert max(always(rng(s))[1].max() for s in range(5)) == 3
+    assert merged_source(nothing, above, 0.0)(rng(0))[1].any()
+
+
+@pytest.mark.skipif(not DAVIS.is_dir(), reason="no DAVIS beside the repository")
+def test_davis_makes_training_clips():
+    folders = (DAVIS / "JPEGImages/240p/bear", DAVIS / "Annotations/240p/bear")
+    rgb, ids = video_source([read_video("bear", *folders)], (97, 97), 5)(np.random.default_rng(0))
+    assert rgb.shape == (5, 97, 97, 3)
+    assert set(np.unique(ids)) == {0, 1}
