@@ -40,9 +40,7 @@ def cases(folder: str) -> list[Path]:
 
 def variant(name: str) -> str:
     """`r50_aotl` -> `r50-aot-l`: the reference leaves out our hyphens."""
-    return next(
-        v for v in aot.VARIANTS if v.replace("-", "") == name.lower().replace("_", "").replace("-", "")
-    )
+    return next(v for v in aot.VARIANTS if v.replace("-", "") == name.lower().replace("_", "").replace("-", ""))
 
 
 def rectangles(t: int, objects: int, size: tuple[int, int]) -> np.ndarray:

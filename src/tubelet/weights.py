@@ -76,9 +76,7 @@ def check_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("CUDA was asked for, but torch sees no CUDA device here; use --device cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"{device} was asked for, but there are only {torch.cuda.device_count()} CUDA devices"
-        )
+        raise ValueError(f"{device} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("mps was asked for, but torch sees no Apple GPU here; use --device cpu")
     return chosen
@@ -95,12 +93,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises anything from EOFError to UnpicklingError for a file it cannot read
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__})"
-        ) from None
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a file it cannot read
+        raise ValueError(f"{path} is not a checkpoint that can be read safely ({type(error).__name__})") from None
     for container in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
@@ -131,9 +125,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) 
     Raises `ValueError` with a sentence that says what the file looks like, if it does not fit."""
     if looks_official(set(state)):
         state = {ours: value for key, value in state.items() if (ours := our_name(key)) is not None}
-    own = {
-        key: tuple(value.shape) for key, value in model.state_dict().items() if not key.endswith("tracked")
-    }
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.endswith("tracked")}
     given = {key: tuple(value.shape) for key, value in state.items() if not key.endswith("tracked")}
     if own != given:
         raise ValueError(f"{source} does not fit {name}: {_difference(own, given)}; {looks_like(given)}")
@@ -181,9 +173,7 @@ def looks_like(shapes: dict[str, tuple]) -> str:
     return "it looks like none of the models of this library"
 
 
-def save(
-    model: nn.Module, path: str | Path, *, half: bool = False, metadata: dict[str, str] | None = None
-) -> None:
+def save(model: nn.Module, path: str | Path, *, half: bool = False, metadata: dict[str, str] | None = None) -> None:
     """Writes safetensors (in fp16 with `half`), whole or not at all."""
     path = Path(path)
     state = {key: value for key, value in model.state_dict().items() if not key.endswith("tracked")}

@@ -58,12 +58,8 @@ class LocalAttention(nn.Module):
         h, w = size
         # The relative term is a function of the unscaled query.
         relative = self.relative_key(query.transpose(1, 2).unflatten(2, size))
-        relative = relative.unflatten(1, (self.heads, -1)).permute(
-            0, 1, 3, 4, 2
-        )  # (B, heads, h, w, window^2)
-        q, k, v = (
-            x.view(x.shape[0], h, w, self.heads, -1).permute(0, 3, 1, 2, 4) for x in (query, key, value)
-        )
+        relative = relative.unflatten(1, (self.heads, -1)).permute(0, 1, 3, 4, 2)  # (B, heads, h, w, window^2)
+        q, k, v = (x.view(x.shape[0], h, w, self.heads, -1).permute(0, 3, 1, 2, 4) for x in (query, key, value))
         out = local_attention(q, k, v, relative, self.relative_value, window=self.window)
         return self.projection(out.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2))
 
@@ -110,15 +106,17 @@ def local_attention(
     relative_value: Float[Tensor, "heads d window2"],
     *,
     window: int,
-    tile: int = 8,
+    tile: int | None = None,
 ) -> Float[Tensor, "B heads h w d"]:
     """Windowed attention in square tiles of queries, equal to `local_attention_plain`.
 
     All queries of a tile look at the same (tile + window - 1)^2 keys in one matrix product; a band of that score
     matrix, window x window per query, is the window, and the rest is masked. The band is read and written through a
     strided view: query (y, x) of a tile and offset (dy, dx) meet at key (y + dy, x + dx) of the tile's patch.
-    Costs about twice the arithmetic of the bare windows and none of their gathering."""
+    Costs about twice the arithmetic of the bare windows and none of their gathering. By default a tile is 8 x 8, and a
+    map not larger than the window is one tile."""
     b, heads, h, w, d = q.shape
+    tile = tile or (max(h, w) if max(h, w) <= window else 8)
     r, reach = window // 2, tile + window - 1
     rows, columns = -(-h // tile), -(-w // tile)
     below, right = rows * tile - h, columns * tile - w
@@ -132,6 +130,8 @@ def local_attention(
     def patches(x: Tensor) -> Tensor:
         """(..., h, w, c) -> (B * heads * tiles, reach^2, c): the keys that a tile can see."""
         x = F.pad(x, (0, 0, r, r + right, r, r + below))
+        if rows == columns == 1:
+            return x.reshape(-1, reach * reach, x.shape[-1])
         x = x.unfold(2, reach, tile).unfold(3, reach, tile)  # (B, heads, rows, columns, c, reach, reach)
         return x.flatten(5).transpose(4, 5).reshape(-1, reach * reach, x.shape[4])
 

@@ -25,9 +25,7 @@ def to_windows(x: Float[Tensor, "B H W C"], window: int) -> Float[Tensor, "windo
     return x.reshape(-1, window * window, c)
 
 
-def from_windows(
-    x: Float[Tensor, "windows window2 C"], window: int, h: int, w: int
-) -> Float[Tensor, "B H W C"]:
+def from_windows(x: Float[Tensor, "windows window2 C"], window: int, h: int, w: int) -> Float[Tensor, "B H W C"]:
     """The inverse of `to_windows`."""
     x = x.view(-1, h // window, w // window, window, window, x.shape[-1]).transpose(2, 3)
     return x.reshape(-1, h, w, x.shape[-1])
@@ -141,8 +139,7 @@ class Stage(nn.Module):
     def __init__(self, channels: int, heads: int, window: int, *, drop_path: list[float], downsample: bool):
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(channels, heads, window, shift=window // 2 * (i % 2), drop_path=p)
-            for i, p in enumerate(drop_path)
+            Block(channels, heads, window, shift=window // 2 * (i % 2), drop_path=p) for i, p in enumerate(drop_path)
         )
         self.downsample = PatchMerging(channels) if downsample else None
 

@@ -101,9 +101,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(channels, 4 * channels)
         self.drop_path = DropPath(drop_path)
 
-    def attend_itself(
-        self, x: Float[Tensor, "B hw C"], position: Float[Tensor, "hw C"]
-    ) -> Float[Tensor, "B hw C"]:
+    def attend_itself(self, x: Float[Tensor, "B hw C"], position: Float[Tensor, "hw C"]) -> Float[Tensor, "B hw C"]:
         """The position is seen by query and key, not by the value."""
         normed = self.norm1(x)
         placed = normed + position

@@ -30,9 +30,7 @@ class LongTermMemory:
             del self.given[oldest]
         elif full and not given:
             return  # every remembered frame was given: a predicted one has no place
-        self.memory = (
-            frame if kept is None else Memory(*(torch.cat(pair, dim=1) for pair in zip(kept, frame)))
-        )
+        self.memory = frame if kept is None else Memory(*(torch.cat(pair, dim=1) for pair in zip(kept, frame)))
         self.given.append(given)
 
     def read(self) -> Memory:

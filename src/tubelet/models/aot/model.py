@@ -12,15 +12,23 @@ The steps, in the order of a video (Fig. 3a): `encode_image`, then `refer` on a 
 and `decode` on any other, then `memorize` with the masks found.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Integer
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
+from tubelet.loss.masks import segmentation_loss
 from tubelet.models.aot.blocks import LSTT, Decoder, Matched, Memory, initialize, one_hot
 from tubelet.nn.backbone import MobileNetV2, ResNet, swin
 from tubelet.nn.position import sine_position
+from tubelet.types import VOID, Clip, Labels
+from tubelet.video.resize import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from tubelet.models.aot.session import AOTSession
 
 IDENTITIES = 10
 CHANNELS = 256
@@ -62,9 +70,7 @@ class AOT(nn.Module):
         self.lstt = LSTT(CHANNELS, depth, gated=gated, shared=shared)
         depths = range(1, depth + 1) if scalable else (depth,)
         inputs = [CHANNELS if shared else CHANNELS * (d + 1) for d in depths]
-        self.decoder = Decoder(
-            inputs, widths[:3], IDENTITIES + 1, channels=CHANNELS, align_corners=align_corners
-        )
+        self.decoder = Decoder(inputs, widths[:3], IDENTITIES + 1, channels=CHANNELS, align_corners=align_corners)
         kernel, padding = (17, 8) if align_corners else (16, 0)
         self.identity_bank = nn.Conv2d(IDENTITIES + 1, CHANNELS, kernel, stride=16, padding=padding)
         self.identity_norm = nn.LayerNorm(CHANNELS) if gated else nn.Identity()
@@ -114,17 +120,132 @@ class AOT(nn.Module):
         x = torch.cat(parts, dim=2).transpose(1, 2).unflatten(2, frame.size)
         return self.decoder(x, frame.shortcuts, len(outputs) - 1 if self.scalable else 0)
 
+    def loss(
+        self,
+        clip: Clip,
+        labels: Labels,
+        *,
+        hard_fraction: float = 1.0,
+        reference_weight: float = 1.0,
+        feedback: bool = False,
+        memory_gap: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The sequential training of section 5: the first frame refers, the others are predicted one after another.
+
+        `hard_fraction`: pixels that the cross-entropy keeps (1 -> 0.15 over the first half of the paper's schedule).
+        `reference_weight`: of the auxiliary loss on the reference frame (decays to 0). `feedback`: remember predicted
+        masks instead of the truth (second half of main training; the identity bank then gets no gradient).
+        `memory_gap`: a frame enters the long-term memory every so many, if this model has such a memory at all.
+
+        Returns `cross_entropy` and `jaccard` (0.5 each, the mean over predicted frames) and `reference`. A scalable
+        model is supervised at every depth (equation 4)."""
+        batch, time, _, h, w = clip.images.shape
+        ids = labels.ids.masked_fill(labels.ids == VOID, 0).long()
+        identities = shuffle_identities(batch, generator).to(ids.device)
+        to_identity = torch.arange(batch, device=ids.device)[:, None, None]
+        frames = self.encode_clip(clip)
+
+        def supervise(frame: Encoded, outputs: list[Tensor], t: int) -> tuple[Tensor, Tensor]:
+            """(cross-entropy + Jaccard)/2 parts over the depths, and the logits of the deepest, objects in order."""
+            losses, weights, logits = [], [], None
+            for depth in range(1, self.depth + 1) if self.scalable else (self.depth,):
+                logits = self.decode(frame, outputs[:depth]).float()
+                logits = logits.gather(1, identities[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
+                logits = F.interpolate(logits, (h, w), mode="bilinear", align_corners=self.align_corners)
+                losses.append(
+                    torch.stack(
+                        segmentation_loss(logits, labels.ids[:, t], labels.objects, hard_fraction=hard_fraction)
+                    )
+                )
+                weights.append(2.0**depth)
+            assert logits is not None
+            total = sum(w * x for w, x in zip(weights, losses)) / sum(weights)
+            return 0.5 * total, logits
+
+        outputs, memory = self.refer(frames[0], self.embed_ids(identities[to_identity, ids[:, 0]]))
+        reference = supervise(frames[0], outputs, 0)[0].sum() if reference_weight > 0 else torch.zeros(())
+        long, short, losses = [[m] for m in memory], memory, []
+        for t in range(1, time):
+            remembered = [(Memory(*(torch.cat(x, 1) for x in zip(*frames_))), s) for frames_, s in zip(long, short)]
+            outputs, matched = self.propagate(frames[t], remembered)
+            loss, logits = supervise(frames[t], outputs, t)
+            losses.append(loss)
+            if t == time - 1:
+                break
+            found = argmax_of_present(logits, labels.objects) if feedback else ids[:, t]
+            identity = self.embed_ids(identities[to_identity, found])
+            short = self.memorize(matched, identity.detach() if feedback else identity)
+            if self.memory_gap is not None and t % memory_gap == 0:
+                long = [[*frames_, m] for frames_, m in zip(long, short)]
+        entropy, jaccard = torch.stack(losses).mean(0)
+        return {"cross_entropy": entropy, "jaccard": jaccard, "reference": reference_weight * reference}
+
+    def encode_clip(self, clip: Clip) -> list[Encoded]:
+        """All frames of a batch of clips through the encoder at once -> one `Encoded` per time."""
+        batch, time = clip.images.shape[:2]
+        mean = clip.images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
+        std = clip.images.new_tensor(IMAGENET_STD).view(3, 1, 1)
+        tokens, size, shortcuts = self.encode_image(((clip.images - mean) / std).flatten(0, 1))
+
+        def at(x: Tensor, t: int) -> Tensor:
+            return x.unflatten(0, (batch, time))[:, t]
+
+        return [Encoded(at(tokens, t), size, [at(x, t) for x in shortcuts]) for t in range(time)]
+
+    def session(
+        self,
+        *,
+        depth: int | None = None,
+        long_edge: int = 1040,
+        memory_gap: int | None | Literal["model"] = "model",
+        max_memory: int | None = 10,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> "AOTSession":
+        """One video on its way through this model.
+
+        `depth`: blocks to use (AOST; can be changed between frames). `long_edge`: frames are shrunk to it (1040 is the
+        authors'); smaller is faster. `memory_gap`: a predicted frame enters the long-term memory every so many
+        ("model": the variant's own, None: never). `max_memory`: long-term frames per group of ten objects; the oldest
+        predicted one goes first, frames with given masks never (None: no bound, the paper's policy, whose memory and
+        time grow with the video). `scales`, `flip`: test-time augmentation, probabilities averaged. `autocast`:
+        `torch.bfloat16` or `torch.float16` for mixed precision."""
+        from tubelet.models.aot.session import AOTSession
+
+        return AOTSession(
+            self,
+            depth=depth,
+            long_edge=long_edge,
+            memory_gap=memory_gap,
+            max_memory=max_memory,
+            scales=scales,
+            flip=flip,
+            autocast=autocast,
+        )
+
     def check_depth(self, depth: int | None) -> int:
         """`depth`, or the full one for None. Raises `ValueError` if this model does not have it."""
         if depth is None or depth == self.depth:
             return self.depth
         if not self.scalable:
-            raise ValueError(
-                f"this model has one depth, {self.depth}; only AOST models take another (got {depth})"
-            )
+            raise ValueError(f"this model has one depth, {self.depth}; only AOST models take another (got {depth})")
         if not 1 <= depth <= self.depth:
             raise ValueError(f"depth must be 1..{self.depth}, got {depth}")
         return depth
+
+
+def shuffle_identities(batch: int, generator: torch.Generator | None = None) -> Int[Tensor, "B 11"]:
+    """The matrix P of equation 2, as an index: which identity object o of a sample gets; the background keeps 0."""
+    shuffled = torch.stack([torch.randperm(IDENTITIES, generator=generator) + 1 for _ in range(batch)])
+    return torch.cat((torch.zeros(batch, 1, dtype=torch.long), shuffled), dim=1)
+
+
+def argmax_of_present(logits: Float[Tensor, "B M H W"], objects: Int[Tensor, " B"]) -> Int[Tensor, "B H W"]:
+    """The winning object of each pixel, among the first objects[b] of sample b and the background."""
+    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
+    return logits.detach().masked_fill(absent[:, :, None, None], float("-inf")).argmax(1)
 
 
 def build_encoder(name: str, *, frozen_norm: bool = True) -> nn.Module:

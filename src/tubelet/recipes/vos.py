@@ -1,0 +1,176 @@
+"""Training the AOT family (paper, section 5).
+
+`aot_pretrain` and `aot_main` are the paper's two stages; hardware, time and scores are the paper's and were not
+reproduced by us. `aost_cpu` is the recipe of the weights that come with the package: from random weights, on a CPU.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from tubelet.data.dataset import VideoItem, list_images
+from tubelet.data.davis import read_davis
+from tubelet.data.loader import ClipStream, Source, image_source, load, merged_source, synthetic_source, video_source
+from tubelet.data.ytvos import read_ytvos
+from tubelet.models.aot.model import build
+from tubelet.recipes.base import Run
+from tubelet.train.loop import train
+from tubelet.train.optim import parameter_groups
+from tubelet.weights import fill, read_state
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where clips come from; a source without a folder is left out."""
+
+    synthetic: float = 0.0
+    """Share of procedural clips (need no data)."""
+    images: Path | None = None
+    """Stage one: folder with JPEGImages/NAME and Annotations/NAME of index PNGs (COCO, ECSSD, MSRA10K, ...)."""
+    davis: Path | None = None
+    """DAVIS root."""
+    davis_year: int = 2017
+    davis_resolution: str = "480p"
+    davis_split: str = "train"
+    """A file of ImageSets/YEAR, without .txt."""
+    davis_share: float = 1.0
+    davis_gap: int = 12
+    """Frames of a DAVIS clip lie 1 to this many apart."""
+    ytvos: Path | None = None
+    """YouTube-VOS root."""
+    ytvos_share: float = 6.0
+    """3,471 videos against 60 of DAVIS repeated 5 times."""
+    ytvos_gap: int = 3
+    merge: float = 0.3
+    """Probability of dynamic merge augmentation."""
+
+
+@dataclass(frozen=True)
+class VosRecipe:
+    """One training stage of one variant."""
+
+    model: str
+    steps: int
+    batch: int
+    frames: int = 5
+    crop: int = 465
+    """16k + 1 (16k for Swin)."""
+    lr: float = 2e-4
+    floor_lr: float = 2e-5
+    encoder_lr_scale: float = 0.1
+    weight_decay: float = 0.07
+    bootstrap_share: float = 0.5
+    """Over this share of the steps the cross-entropy goes from all pixels to the hardest 15 %."""
+    reference_share: float = 1.0
+    """Over this share of the steps the auxiliary reference loss goes from 1 to 0."""
+    feedback_from: float = 0.5
+    """From this share of the steps on, predicted masks are remembered instead of the truth."""
+    scratch: bool = False
+    """Random encoder: nothing is frozen and batch statistics are learned."""
+    weights: Path | None = None
+    """Start from this file (ours or an official checkpoint)."""
+    precision: str = "bf16"
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    run: Run = field(default_factory=Run)
+
+
+def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
+    """The keyword arguments of `AOT.loss` at each step (reference, section 3)."""
+
+    def at(step: int) -> dict:
+        done = step / recipe.steps
+        return {
+            "hard_fraction": 1 - 0.85 * min(1.0, done / recipe.bootstrap_share),
+            "reference_weight": max(0.0, 1 - done / recipe.reference_share),
+            "feedback": done >= recipe.feedback_from,
+        }
+
+    return at
+
+
+def sources(recipe: VosRecipe) -> list[tuple[Source, float]]:
+    """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
+    data, size, found = recipe.data, (recipe.crop, recipe.crop), []
+    if data.synthetic > 0:
+        found.append((synthetic_source(size, recipe.frames), data.synthetic))
+    if data.images is not None:
+        found.append((image_source(image_pairs(data.images), size, recipe.frames), 1.0))
+    if data.davis is not None:
+        found.append((video_source(davis_videos(data), size, recipe.frames, max_gap=data.davis_gap), data.davis_share))
+    if data.ytvos is not None:
+        videos = read_ytvos(data.ytvos, split="train")
+        found.append((video_source(videos, size, recipe.frames, max_gap=data.ytvos_gap), data.ytvos_share))
+    if not found:
+        raise ValueError("this recipe has no data: give --data.synthetic 1, --data.images, --data.davis or --data.ytvos")
+    return [(merged_source(source, found[0][0], data.merge), share) for source, share in found]
+
+
+def davis_videos(data: Data) -> list[VideoItem]:
+    assert data.davis is not None
+    videos = read_davis(data.davis, year=data.davis_year, split=data.davis_split, resolution=data.davis_resolution)
+    return list(videos)
+
+
+def image_pairs(root: Path) -> list[tuple[Path, Path]]:
+    """(image, index PNG) of every image below JPEGImages that has an annotation of the same name."""
+    pairs = []
+    for folder in sorted(p for p in (root / "JPEGImages").iterdir() if p.is_dir()):
+        masks = {p.stem: p for p in list_images(root / "Annotations" / folder.name)}
+        pairs += [(p, masks[p.stem]) for p in list_images(folder) if p.stem in masks]
+    if not pairs:
+        raise FileNotFoundError(f"no image with a mask below {root}: expected JPEGImages/NAME/x.jpg, Annotations/NAME/x.png")
+    return pairs
+
+
+def run(name: str, recipe: VosRecipe, *, evaluate: Callable[[nn.Module], dict[str, float]] | None = None) -> Path:
+    """Trains, or goes on training, and returns the folder of the run."""
+    folder = recipe.run.out / name
+    model = build(recipe.model, frozen_norm=not recipe.scratch)
+    if recipe.weights is not None:
+        fill(model, read_state(recipe.weights), name=recipe.model, source=str(recipe.weights))
+    groups = parameter_groups(
+        model,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        encoder_lr=(recipe.lr - recipe.floor_lr) * recipe.encoder_lr_scale + recipe.floor_lr,
+        no_decay=("relative_value", "relative_position_bias_table", "decoder.out"),
+        frozen=() if recipe.scratch else tuple(model.encoder.stem()),
+    )
+    stream = ClipStream(sources(recipe), batch=recipe.batch, seed=recipe.seed)
+    began = time.monotonic()
+    limit = recipe.run.minutes
+    train(
+        model,
+        groups,
+        lambda start, stop: load(stream, start=start, stop=stop, workers=recipe.run.workers),
+        steps=recipe.steps,
+        folder=folder,
+        schedule=schedule(recipe),
+        precision=recipe.precision,
+        floor_lr=recipe.floor_lr,
+        log_every=recipe.run.log_every,
+        save_every=recipe.run.save_every,
+        evaluate=evaluate,
+        stop=lambda step: limit is not None and time.monotonic() - began > 60 * limit,
+    )
+    return folder
+
+
+RECIPES: dict[str, VosRecipe] = {
+    # 4 V100, 0.6 days for AOT-T (the paper's).
+    "aot-pretrain": VosRecipe(
+        "aot-t", steps=100_000, batch=16, lr=4e-4, weight_decay=0.03, reference_share=0.1, feedback_from=1.0,
+        data=Data(images=Path("data/static"), merge=1.0),
+    ),
+    "aot-main": VosRecipe(
+        "aot-t", steps=100_000, batch=16, data=Data(davis=Path("data/DAVIS"), ytvos=Path("data/YouTube-VOS")),
+    ),
+    "aost-cpu": VosRecipe(
+        "aost", steps=4_000, batch=6, frames=4, crop=129, lr=6e-4, floor_lr=2e-5, encoder_lr_scale=1.0,
+        weight_decay=0.03, reference_share=0.3, feedback_from=0.4, scratch=True, data=Data(synthetic=1.0),
+    ),
+}  # fmt: skip

@@ -1,0 +1,40 @@
+"""A training run on disk: everything needed to go on as if nothing had happened."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tubelet.train.optim import Ema
+
+NAME = "last.pt"
+
+
+def save_run(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, numbers: dict
+) -> None:
+    """Writes `folder/last.pt`, whole or not at all. `numbers`: what the run wants to remember besides."""
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.state_dict(),
+        "rng": torch.get_rng_state(),
+        "numbers": numbers,
+    }
+    part = folder / (NAME + ".part")
+    torch.save(state, part)
+    part.replace(folder / NAME)
+
+
+def load_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema) -> tuple[int, dict]:
+    """Restores what `save_run` wrote; returns (step, numbers), or (0, {}) if the folder holds no run yet."""
+    path = folder / NAME
+    if not path.is_file():
+        return 0, {}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    ema.load_state_dict(state["ema"])
+    torch.set_rng_state(state["rng"])
+    return state["step"], state["numbers"]

@@ -1,0 +1,37 @@
+"""What makes training on a CPU about a quarter faster; on a GPU nothing of this is needed.
+
+Measured with AOST on 6 clips of 4 frames at 129 pixels, bf16, one core: 2.15 -> 1.7 seconds of processor time a step.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def cpu_kernels(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's slowest training kernels on a CPU are replaced by faster equals.
+
+    Depth-wise convolutions run in float32 (their bf16 backward is a slow fallback), in channels-last layout; attention
+    keeps its matrix (the backward of the fused kernel is slower on the short sequences of a training crop)."""
+    wrapped = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 8]
+    for conv in wrapped:
+        conv.forward = _in_float32(conv.forward)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for conv in wrapped:
+            del conv.forward
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float())
+
+    return run
