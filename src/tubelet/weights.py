@@ -46,10 +46,10 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
     `weights`: a safetensors file of ours or an official checkpoint (.pth); None for the weights that come with the
     package; "random" for none at all (to measure speed). Raises `ValueError` for an unknown name, for a model without
     shipped weights when none are given, and for a file that does not fit."""
-    from tubelet.models.flow import DisFlow
-
     check_name(name)
     if name == "dis-flow":
+        from tubelet.models.flow import DisFlow
+
         if weights is not None:
             raise ValueError("dis-flow is training-free and takes no weights")
         return DisFlow()
@@ -146,8 +146,8 @@ def _difference(own: dict[str, tuple], given: dict[str, tuple]) -> str:
     return ", ".join(parts)
 
 
-OTHERS = {  # a key that gives another architecture away
-    "LSTT.layers.0.linear_U": "a DeAOT checkpoint, which this library does not have",
+OTHERS = {  # a key (after `our_name`) that gives another architecture away
+    "lstt.blocks.0.linear_U": "a DeAOT checkpoint, which this library does not have",
     "sem_seg_head.": "a Mask2Former-style checkpoint (Mask2Former, MinVIS, VITA, SyncVIS, MPVSS)",
     "image_encoder.trunk": "a SAM 2 checkpoint",
     "image_encoder.blocks": "a Segment Anything checkpoint",

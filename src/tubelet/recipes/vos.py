@@ -8,18 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from tubelet.data.dataset import VideoItem, list_images
-from tubelet.data.davis import read_davis
-from tubelet.data.loader import ClipStream, Source, image_source, load, merged_source, synthetic_source, video_source
-from tubelet.data.ytvos import read_ytvos
-from tubelet.models.aot.model import build
 from tubelet.recipes.base import Run
-from tubelet.train.loop import train
-from tubelet.train.optim import parameter_groups
-from tubelet.weights import fill, read_state
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tubelet.data.dataset import VideoItem
+    from tubelet.data.loader import Source
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,8 @@ class VosRecipe:
     """Start from this file (ours or an official checkpoint)."""
     precision: str = "bf16"
     seed: int = 0
+    about: str = ""
+    """What the run needs and gives, and who measured it."""
     data: Data = field(default_factory=Data)
     run: Run = field(default_factory=Run)
 
@@ -92,8 +91,11 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
     return at
 
 
-def sources(recipe: VosRecipe) -> list[tuple[Source, float]]:
+def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
+    from tubelet.data.loader import image_source, merged_source, synthetic_source, video_source
+    from tubelet.data.ytvos import read_ytvos
+
     data, size, found = recipe.data, (recipe.crop, recipe.crop), []
     if data.synthetic > 0:
         found.append((synthetic_source(size, recipe.frames), data.synthetic))
@@ -105,11 +107,15 @@ def sources(recipe: VosRecipe) -> list[tuple[Source, float]]:
         videos = read_ytvos(data.ytvos, split="train")
         found.append((video_source(videos, size, recipe.frames, max_gap=data.ytvos_gap), data.ytvos_share))
     if not found:
-        raise ValueError("this recipe has no data: give --data.synthetic 1, --data.images, --data.davis or --data.ytvos")
+        raise ValueError(
+            "this recipe has no data: give --data.synthetic 1, --data.images, --data.davis or --data.ytvos"
+        )
     return [(merged_source(source, found[0][0], data.merge), share) for source, share in found]
 
 
-def davis_videos(data: Data) -> list[VideoItem]:
+def davis_videos(data: Data) -> "list[VideoItem]":
+    from tubelet.data.davis import read_davis
+
     assert data.davis is not None
     videos = read_davis(data.davis, year=data.davis_year, split=data.davis_split, resolution=data.davis_resolution)
     return list(videos)
@@ -117,18 +123,31 @@ def davis_videos(data: Data) -> list[VideoItem]:
 
 def image_pairs(root: Path) -> list[tuple[Path, Path]]:
     """(image, index PNG) of every image below JPEGImages that has an annotation of the same name."""
+    from tubelet.data.dataset import list_images
+
     pairs = []
-    for folder in sorted(p for p in (root / "JPEGImages").iterdir() if p.is_dir()):
+    for folder in sorted(p for p in (root / "JPEGImages").glob("*") if p.is_dir()):
         masks = {p.stem: p for p in list_images(root / "Annotations" / folder.name)}
         pairs += [(p, masks[p.stem]) for p in list_images(folder) if p.stem in masks]
     if not pairs:
-        raise FileNotFoundError(f"no image with a mask below {root}: expected JPEGImages/NAME/x.jpg, Annotations/NAME/x.png")
+        raise FileNotFoundError(
+            f"no image with a mask below {root}: expected JPEGImages/NAME/x.jpg, Annotations/NAME/x.png"
+        )
     return pairs
 
 
-def run(name: str, recipe: VosRecipe, *, evaluate: Callable[[nn.Module], dict[str, float]] | None = None) -> Path:
+def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[str, float]] | None" = None) -> Path:
     """Trains, or goes on training, and returns the folder of the run."""
+    import torch
+
+    from tubelet.data.loader import ClipStream, load
+    from tubelet.models.aot.model import build
+    from tubelet.train.loop import train
+    from tubelet.train.optim import parameter_groups
+    from tubelet.weights import fill, read_state
+
     folder = recipe.run.out / name
+    torch.manual_seed(recipe.seed)
     model = build(recipe.model, frozen_norm=not recipe.scratch)
     if recipe.weights is not None:
         fill(model, read_state(recipe.weights), name=recipe.model, source=str(recipe.weights))
@@ -156,6 +175,7 @@ def run(name: str, recipe: VosRecipe, *, evaluate: Callable[[nn.Module], dict[st
         save_every=recipe.run.save_every,
         evaluate=evaluate,
         stop=lambda step: limit is not None and time.monotonic() - began > 60 * limit,
+        seed=recipe.seed,
     )
     return folder
 
@@ -165,12 +185,15 @@ RECIPES: dict[str, VosRecipe] = {
     "aot-pretrain": VosRecipe(
         "aot-t", steps=100_000, batch=16, lr=4e-4, weight_decay=0.03, reference_share=0.1, feedback_from=1.0,
         data=Data(images=Path("data/static"), merge=1.0),
+        about="Stage one of the paper, still images. 4 V100 for 0.6 days (the authors'; not run by us).",
     ),
     "aot-main": VosRecipe(
         "aot-t", steps=100_000, batch=16, data=Data(davis=Path("data/DAVIS"), ytvos=Path("data/YouTube-VOS")),
+        about="Stage two of the paper. 4 V100 for 0.6 days; 79.9 J&F on DAVIS 2017 val (the paper's).",
     ),
     "aost-cpu": VosRecipe(
         "aost", steps=4_000, batch=6, frames=4, crop=129, lr=6e-4, floor_lr=2e-5, encoder_lr_scale=1.0,
         weight_decay=0.03, reference_share=0.3, feedback_from=0.4, scratch=True, data=Data(synthetic=1.0),
+        about="AOST from random weights on a CPU, no data needed.",
     ),
 }  # fmt: skip

@@ -1,0 +1,5 @@
+"""`python -m tubelet`."""
+
+from tubelet.cli import main
+
+main()

@@ -1,0 +1,217 @@
+"""Frames -> session -> results -> writers: the one loop that the command line, the evaluation and a program share."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from tubelet.data.dataset import VideoItem, list_images, read_mask
+from tubelet.models.base import Session
+from tubelet.types import Frame, LabelFrame, LabelVideo, Prompt
+from tubelet.video.read import Video, read
+from tubelet.video.write import LabelPngs, Mp4, RleJson
+from tubelet.viz.draw import contact_sheet, overlay
+from tubelet.viz.palette import VOC
+from tubelet.viz.progress import progress
+
+Prompts = Mapping[int, Prompt]
+
+
+def follow(
+    frames: Iterable[Frame], session: Session[LabelFrame], prompts: "Prompts | MaskFolder | Path | str"
+) -> Iterator[tuple[Frame, LabelFrame]]:
+    """Feeds a video to a session; yields every frame with its result as soon as it is final.
+
+    `prompts`: frame index -> `Prompt`, or the mask file of the first frame. Holds only the frames whose results the
+    session still owes. Raises `ValueError` for a mask without an object or of another size than its frame."""
+    if isinstance(prompts, str | Path):
+        prompts = {0: first_prompt(prompts)}
+    owed: dict[int, Frame] = {}
+    for frame in frames:
+        owed[frame.index] = frame
+        for result in session.feed(
+            frame, prompts.get(frame.index) if isinstance(prompts, Mapping) else prompts.at(frame)
+        ):
+            yield owed.pop(result.index), result
+    for result in session.finish():
+        yield owed.pop(result.index), result
+
+
+def first_prompt(path: str | Path) -> Prompt:
+    """The mask file of the first frame as a prompt. Raises `ValueError` if it shows no object."""
+    prompt = Prompt(read_mask(path))
+    if not prompt.objects():
+        raise ValueError(f"{path} shows no object: every pixel is background; paint what to follow with ids 1, 2, ...")
+    return prompt
+
+
+class MaskFolder:
+    """Masks of some frames, as files: `NAME.png` belongs to the frame of that name, or else to the frame whose index
+    is the number at the end of NAME. They are read when their frame comes."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder of masks {self.folder}")
+        self.files = {path.stem: path for path in list_images(self.folder, {".png"})}
+        if not self.files:
+            raise FileNotFoundError(f"there is no PNG mask in {self.folder}")
+        self.numbers = {int(number): stem for stem in self.files if (number := trailing_number(stem)) is not None}
+        self.used: set[str] = set()
+
+    def at(self, frame: Frame) -> Prompt | None:
+        """The prompt of a frame, if there is a mask for it."""
+        stem = frame.name if frame.name in self.files else self.numbers.get(frame.index)
+        if stem is None or stem in self.used:
+            return None
+        self.used.add(stem)
+        return first_prompt(self.files[stem]) if len(self.used) == 1 else Prompt(read_mask(self.files[stem]))
+
+    @property
+    def unused(self) -> list[str]:
+        """Masks for which no frame has come."""
+        return sorted(set(self.files) - self.used)
+
+
+def trailing_number(stem: str) -> str | None:
+    digits = stem[len(stem.rstrip("0123456789")) :]
+    return digits or None
+
+
+@dataclass
+class Thumbnails:
+    """At most `most` small pictures spread evenly over a stream of unknown length."""
+
+    most: int = 16
+    width: int = 480
+    every: int = 1
+    images: list[UInt8[np.ndarray, "_ _ 3"]] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
+
+    def wants(self, index: int) -> bool:
+        return index % self.every == 0
+
+    def add(self, image: UInt8[np.ndarray, "_ _ 3"], title: str) -> None:
+        if len(self.images) == self.most:  # keep every other one, and be half as eager from now on
+            self.images, self.titles, self.every = self.images[::2], self.titles[::2], 2 * self.every
+        height = max(1, round(image.shape[0] * self.width / image.shape[1]))
+        self.images.append(cv2.resize(image, (self.width, height), interpolation=cv2.INTER_AREA))
+        self.titles.append(title)
+
+    def save(self, path: Path) -> None:
+        sheet = contact_sheet(self.images, columns=4, titles=self.titles)
+        part = path.with_name(path.name + ".part")
+        Image.fromarray(sheet).save(part, format="PNG")
+        part.replace(path)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did: `frames`, `objects` followed at any time, `seconds` in all and `model_seconds` in the session."""
+
+    frames: int
+    objects: tuple[int, ...]
+    seconds: float
+    model_seconds: float
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the model alone."""
+        return self.frames / max(self.model_seconds, 1e-9)
+
+
+class Timed(Session[LabelFrame]):
+    """A session that also says how long it has been at work."""
+
+    def __init__(self, session: Session[LabelFrame]):
+        self.session, self.seconds = session, 0.0
+
+    def feed(self, frame: Frame, prompt: Prompt | None = None) -> list[LabelFrame]:
+        began = time.perf_counter()
+        results = self.session.feed(frame, prompt)
+        self.seconds += time.perf_counter() - began
+        return results
+
+    def finish(self) -> list[LabelFrame]:
+        return self.session.finish()
+
+
+def predict(
+    video: Video,
+    session: Session[LabelFrame],
+    prompts: "Prompts | MaskFolder",
+    out: Path,
+    *,
+    draw: bool = True,
+    fps: float | None = None,
+) -> Summary:
+    """Follows objects through a video and writes, as the stream goes, into `out`: `masks/NAME.png`, `masks.json`
+    (COCO RLE), and with `draw` `overlay.mp4` and `contact_sheet.png`.
+
+    A run that dies leaves the finished masks and `.part` files, nothing that looks complete."""
+    timed, began, frames, objects = Timed(session), time.perf_counter(), 0, set()
+    thumbnails = Thumbnails()
+    with ExitStack() as stack:
+        pngs = stack.enter_context(LabelPngs(out / "masks", VOC))
+        rle = stack.enter_context(RleJson(out / "masks.json"))
+        mp4 = stack.enter_context(Mp4(out / "overlay.mp4", fps or video.fps or 25)) if draw else None
+        for frame, result in follow(progress(video, total=video.frame_count), timed, prompts):
+            pngs.write(result.labels, frame.name)
+            rle.write(result.labels, frame.name, objects=result.objects)
+            if mp4 is not None:
+                picture = overlay(frame.rgb, result.labels, names={})
+                mp4.write(picture)
+                if thumbnails.wants(frame.index):
+                    thumbnails.add(picture, f"frame {frame.name}")
+            frames, objects = frames + 1, objects | set(result.objects)
+        if not frames:
+            raise ValueError(f"{video.name} has no frame")
+        check_used(prompts, objects, video.name)
+    if draw:
+        thumbnails.save(out / "contact_sheet.png")
+    return Summary(frames, tuple(sorted(objects)), time.perf_counter() - began, timed.seconds)
+
+
+def check_used(prompts: "Prompts | MaskFolder", objects: set[int], name: str) -> None:
+    """Raises `ValueError` if masks were given for frames that never came."""
+    if isinstance(prompts, MaskFolder) and prompts.unused:
+        lost = ", ".join(prompts.unused[:3])
+        raise ValueError(
+            f"{len(prompts.unused)} of {len(prompts.files)} masks in {prompts.folder} belong to no frame of {name} "
+            f"(first {lost}); a mask is named like its frame, or ends in the frame's index"
+        )
+    if not objects:
+        raise ValueError(f"no mask of an object was given for any frame of {name}")
+
+
+def label_video(frames: Iterable[Frame], session: Session[LabelFrame], prompts: "Prompts | Path | str") -> LabelVideo:
+    """The whole answer for a video in memory, as RLE."""
+    out: LabelVideo | None = None
+    for _, result in follow(frames, session, prompts):
+        out = out or LabelVideo(*result.labels.shape)
+        out.append(result)
+    if out is None:
+        raise ValueError("the video has no frame")
+    return out
+
+
+def predict_item(item: VideoItem, session: Session[LabelFrame], folder: Path) -> Summary:
+    """Follows the objects of a data set's video from its own first masks; writes `folder/FRAME.png`."""
+    timed, began, objects = Timed(session), time.perf_counter(), set()
+    frames = (item.load_frame(i) for i in range(len(item)))
+    with LabelPngs(folder, VOC) as pngs:
+        for frame, result in follow(frames, timed, item.prompts()):
+            pngs.write(result.labels, frame.name)
+            objects |= set(result.objects)
+    return Summary(len(item), tuple(sorted(objects)), time.perf_counter() - began, timed.seconds)
+
+
+def open_video(source: str, *, on_error: str) -> Video:
+    """`video.read`, where a string of digits is a camera's index."""
+    return read(int(source) if source.isdigit() else source, on_error=on_error)

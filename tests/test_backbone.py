@@ -1,0 +1,75 @@
+"""The encoders: strides, widths, frozen and learned statistics."""
+
+import pytest
+import torch
+from torch import nn
+
+from tubelet.nn.backbone import MobileNetV2, ResNet, swin
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> MobileNetV2:
+    torch.manual_seed(0)
+    return MobileNetV2().eval()
+
+
+@pytest.mark.parametrize(("side", "expected"), [(33, (9, 5, 3, 3)), (32, (8, 4, 2, 2)), (1, (1, 1, 1, 1))])
+@torch.inference_mode()
+def test_mobilenet_maps(mobilenet, side, expected):
+    maps = mobilenet(torch.randn(2, 3, side, side + 16))
+    assert [x.shape[1] for x in maps] == list(mobilenet.channels)
+    assert [x.shape[2] for x in maps] == list(expected)
+
+
+def test_the_last_stage_is_dilated(mobilenet):
+    convs = [m for m in mobilenet.net.blocks[5:].modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert [(conv.stride[0], conv.dilation[0]) for conv in convs] == [(1, 1), (1, 2), (1, 2), (1, 2)]
+
+
+@torch.inference_mode()
+def test_resnet_maps():
+    net = ResNet(50, stages=3).eval()
+    maps = net(torch.randn(1, 3, 33, 49))
+    assert [tuple(x.shape[1:]) for x in maps] == [(256, 9, 13), (512, 5, 7), (1024, 3, 4)]
+    assert not any("layer4" in name or "fc" in name for name in net.state_dict())
+
+
+@torch.inference_mode()
+def test_swin_maps():
+    net = swin("t", stages=3).eval()
+    assert [tuple(x.shape[1:]) for x in net(torch.randn(1, 3, 32, 48))] == [(96, 8, 12), (192, 4, 6), (384, 2, 3)]
+
+
+def test_frozen_statistics_are_buffers_and_do_not_move(mobilenet):
+    net = MobileNetV2()
+    assert all(p.ndim == 4 for p in net.parameters())
+    before = {name: x.clone() for name, x in net.named_buffers()}
+    net.train()(torch.randn(2, 3, 33, 33))
+    assert before
+    assert all(torch.equal(before[name], x) for name, x in net.named_buffers())
+
+
+def test_learned_statistics_have_the_same_names():
+    with torch.device("meta"):
+        frozen, learned = MobileNetV2(), MobileNetV2(frozen_norm=False)
+    names = {name for name in learned.state_dict() if not name.endswith("num_batches_tracked")}
+    assert names == set(frozen.state_dict())
+    assert any(p.ndim == 1 for p in learned.parameters())
+
+
+@pytest.mark.parametrize("make", [MobileNetV2, lambda: ResNet(50, stages=3), lambda: swin("t", stages=3)])
+def test_the_stem_is_all_that_the_first_map_needs(make):
+    """Freezing the stem leaves the first map without a gradient, and the rest with one (but for swin's norm)."""
+    torch.manual_seed(0)
+    net = make()
+    for module in net.stem():
+        module.requires_grad_(False)
+    first, second, *_ = net(torch.randn(2, 3, 33, 33))
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    reached = set()
+    if first.requires_grad:
+        first.sum().backward(retain_graph=True)
+        reached = {name for name, p in net.named_parameters() if p.grad is not None}
+    assert reached <= {"norms.0.weight", "norms.0.bias"}
+    assert second.requires_grad
+    assert trained

@@ -1,0 +1,192 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tubelet.cli import COMMANDS, dispatch, main
+from tubelet.data.synthetic import make_clip
+from tubelet.video.write import LabelPngs, Mp4
+from tubelet.viz.palette import VOC
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """A folder with clip.mp4 and its true masks (masks/00000.png ...), six frames, two objects."""
+    folder = tmp_path_factory.mktemp("clip")
+    rgb, ids = make_clip(3, frames=6, size=SIZE, objects=(2, 2), pace=1.0)
+    with Mp4(folder / "clip.mp4", 10) as mp4, LabelPngs(folder / "masks", VOC) as masks:
+        for t in range(6):
+            mp4.write(rgb[t])
+            masks.write(ids[t], f"{t:05d}")
+    return folder
+
+
+def fails(arguments: list[str], monkeypatch, capsys) -> str:
+    """Runs the command, which must exit with status 1; returns what it says."""
+    monkeypatch.setattr(sys, "argv", ["tubelet", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_is_fast_and_loads_nothing_heavy(command):
+    began = time.perf_counter()
+    code = (
+        "import sys\nfrom tubelet.cli import dispatch\n"
+        f"try: dispatch({[*command, '--help']!r})\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: tubelet" in done.stdout
+    assert time.perf_counter() - began < 20  # a guard against imports, not a measurement
+
+
+def test_predict_then_score(clip, tmp_path, capsys):
+    out = tmp_path / "out" / "masks_of_clip"
+    dispatch(["predict", str(clip / "clip.mp4"), "--mask", str(clip / "masks/00000.png"), "--out", str(out)])
+    assert "6 frames, 2 objects" in capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == ["contact_sheet.png", "masks", "masks.json", "overlay.mp4"]
+    assert len(list((out / "masks").glob("*.png"))) == 6
+    tracks = json.loads((out / "masks.json").read_text())["tracks"]
+    assert [track["id"] for track in tracks] == [1, 2]
+    dispatch(["score", "davis", "--gt", str(clip), "--pred", str(out), "--json", str(tmp_path / "score.json")])
+    score = json.loads((tmp_path / "score.json").read_text())
+    assert 0 < score["J&F-Mean"] <= 1
+    assert set(score["J-per-object"]) == {"masks_1", "masks_2"}
+
+
+def test_predict_with_a_folder_of_masks(clip, tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    for t in (0, 3):
+        (given / f"frame_{t:03d}.png").write_bytes((clip / f"masks/{t:05d}.png").read_bytes())
+    out = tmp_path / "out"
+    dispatch(["predict", str(clip / "clip.mp4"), "--masks", str(given), "--out", str(out), "--no-draw"])
+    third = np.asarray(Image.open(out / "masks/00003.png"))
+    truth = np.asarray(Image.open(clip / "masks/00003.png"))
+    assert (third[truth > 0] == truth[truth > 0]).all()
+    assert not (out / "overlay.mp4").exists()
+
+
+def test_masks_that_belong_to_no_frame(clip, tmp_path, monkeypatch, capsys):
+    given = tmp_path / "given"
+    given.mkdir()
+    for name in ("00000.png", "00077.png"):
+        (given / name).write_bytes((clip / "masks/00000.png").read_bytes())
+    arguments = ["predict", str(clip / "clip.mp4"), "--masks", str(given), "--out", str(tmp_path / "out")]
+    assert "00077" in fails(arguments, monkeypatch, capsys)
+    assert not (tmp_path / "out/overlay.mp4").exists()  # what was finished stays, but does not look complete
+    assert (tmp_path / "out/masks/00005.png").exists()
+
+
+def image(path: Path, array: np.ndarray) -> str:
+    Image.fromarray(array).save(path)
+    return str(path)
+
+
+def bad_inputs(clip: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
+    video, mask, out = str(clip / "clip.mp4"), str(clip / "masks/00000.png"), str(tmp / "out")
+    text = tmp / "text.mp4"
+    text.write_text("this is not a video")
+    empty = image(tmp / "empty.png", np.zeros(SIZE, np.uint8))
+    small = image(tmp / "small.png", np.ones((10, 10), np.uint8))
+    many = image(tmp / "many.png", (np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 300).astype(np.uint16))
+    (tmp / "file").write_text("")
+    base = ["predict", video, "--mask", mask, "--out", out]
+    return {
+        "missing video": (["predict", "no.mp4", "--mask", mask, "--out", out], "no.mp4"),
+        "not a video": (["predict", str(text), "--mask", mask, "--out", out], "text.mp4"),
+        "missing mask": (["predict", video, "--mask", "no.png", "--out", out], "no.png"),
+        "no mask": (["predict", video, "--out", out], "--mask"),
+        "empty mask": (["predict", video, "--mask", empty, "--out", out], "no object"),
+        "mask of another size": (["predict", video, "--mask", small, "--out", out], "10x10"),
+        "300 objects": (["predict", video, "--mask", many, "--out", out], "254"),
+        "unknown model": ([*base, "--model", "aots"], "aot-s"),
+        "model without weights": ([*base, "--model", "r50-aot-l"], "weights"),
+        "no such weights": ([*base, "--model", "aot-t", "--weights", "no.pth"], "no.pth"),
+        "unknown device": ([*base, "--model", "aot-t", "--weights", "random", "--device", "tpu9"], "tpu9"),
+        "option of another model": ([*base, "--depth", "2"], "--depth"),
+        "unwritable": (["predict", video, "--mask", mask, "--out", str(tmp / "file/out")], "cannot write"),
+        "unknown command": (["predikt"], "predict"),
+        "unknown recipe": (["train", "aost-cpuu"], "aost-cpu"),
+        "bad size": (["bench", "--size", "480"], "HEIGHTxWIDTH"),
+        "too many to bench": (["bench", "--objects", "300"], "254"),
+        "no data": (["eval", "davis", "--data", str(tmp), "--out", out], "JPEGImages"),
+        "nothing to score": (["score", "davis", "--gt", str(clip), "--pred", str(tmp)], "masks"),
+        "ytvos needs meta": (["score", "ytvos", "--gt", str(clip), "--pred", str(tmp)], "--meta"),
+    }
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_bad_input_is_one_sentence(case, clip, tmp_path, monkeypatch, capsys):
+    name, (arguments, expected) = list(bad_inputs(clip, tmp_path).items())[case]
+    said = fails(arguments, monkeypatch, capsys)
+    assert expected in said, f"{name}: {said}"
+    assert not (tmp_path / "out/overlay.mp4").exists()
+
+
+def test_cuda_asked_for_and_absent(clip, tmp_path, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ["predict", str(clip / "clip.mp4"), "--mask", str(clip / "masks/00000.png"), "--out", str(tmp_path)]
+    arguments += ["--model", "aot-t", "--weights", "random", "--device", "cuda"]
+    assert "no CUDA device" in fails(arguments, monkeypatch, capsys)
+
+
+def test_results_are_not_overwritten_unasked(clip, tmp_path, monkeypatch, capsys):
+    arguments = ["predict", str(clip / "clip.mp4"), "--mask", str(clip / "masks/00000.png"), "--out", str(tmp_path)]
+    dispatch(arguments)
+    before = (tmp_path / "masks.json").read_bytes()
+    assert "--overwrite" in fails(arguments, monkeypatch, capsys)
+    dispatch([*arguments, "--overwrite"])
+    assert (tmp_path / "masks.json").read_bytes() == before
+
+
+def test_a_full_disk_loses_nothing_written(clip, tmp_path, monkeypatch, capsys):
+    write, written = LabelPngs.write, []
+
+    def full(self, labels, name):
+        if len(written) == 3:
+            raise OSError(28, "cannot write 00003.png: No space left on device")
+        written.append(name)
+        write(self, labels, name)
+
+    monkeypatch.setattr(LabelPngs, "write", full)
+    arguments = ["predict", str(clip / "clip.mp4"), "--mask", str(clip / "masks/00000.png"), "--out", str(tmp_path)]
+    assert "No space left" in fails(arguments, monkeypatch, capsys)
+    assert len(list(tmp_path.glob("masks/*.png"))) == 3
+    assert not list(tmp_path.glob("*.mp4"))
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_demo(tmp_path, capsys):
+    dispatch(["demo", "--out", str(tmp_path), "--frames", "6", "--size", "64x96"])
+    assert "J&F" in capsys.readouterr().out
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+def test_eval_davis(clip, tmp_path, capsys):
+    rgb, ids = make_clip(4, frames=5, size=SIZE, objects=(1, 1))
+    for name in ("JPEGImages/480p/one", "Annotations/480p/one", "ImageSets/2017"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "ImageSets/2017/val.txt").write_text("one\n")
+    for t in range(5):
+        Image.fromarray(rgb[t]).save(tmp_path / f"JPEGImages/480p/one/{t:05d}.jpg")
+        Image.fromarray(ids[t]).save(tmp_path / f"Annotations/480p/one/{t:05d}.png")
+    result = tmp_path / "score.json"
+    dispatch(["eval", "davis", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json", str(result)])
+    assert "frames per second" in capsys.readouterr().out
+    assert set(json.loads(result.read_text())["J-per-object"]) == {"one_1"}

@@ -1,0 +1,382 @@
+"""The training loop: resuming is as if nothing had happened, a loss that is not finite stops it, logs, checkpoints."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from tubelet.data.loader import ClipStream, collate, load, synthetic_source
+from tubelet.data.synthetic import make_clip
+from tubelet.models.aot import model as aot
+from tubelet.train.checkpoint import load_run, save_run
+from tubelet.train.log import Log, read_log
+from tubelet.train.loop import averaged, to_device, train
+from tubelet.train.optim import Ema, parameter_groups
+from tubelet.train.speed import cpu_kernels
+from tubelet.types import Clip, Frame, Labels, Prompt
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    """Accelerate keeps its precision for the whole process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+class Tiny(nn.Module):
+    """One convolution whose loss depends on chance, on the clips and on what the schedule says."""
+
+    def __init__(self, *, broken_at: int = -1):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.seen: list[dict] = []
+        self.broken_at = broken_at
+
+    def loss(self, clip: Clip, labels: Labels, **options: float) -> dict[str, torch.Tensor]:
+        self.seen.append(options)
+        y = self.conv(clip.images.flatten(0, 1))
+        bad = math.nan if len(self.seen) - 1 == self.broken_at else 1.0
+        return {"a": (y * torch.rand_like(y)).square().mean() * bad, "b": y.abs().mean()}
+
+
+def tiny_batches(start: int, stop: int):
+    for k in range(start, stop):
+        g = torch.Generator().manual_seed(k)
+        yield Clip(torch.rand(2, 2, 3, 4, 4, generator=g)), Labels(torch.zeros(2, 2, 4, 4).long(), torch.tensor([0, 0]))
+
+
+def tiny_run(folder: Path, *, model: Tiny | None = None, steps: int = 6, batches=tiny_batches, **options) -> Tiny:
+    model = model or Tiny()
+    groups = [{"params": list(model.parameters()), "base_lr": 0.1, "lr": 0.1, "weight_decay": 0.0}]
+    train(model, groups, batches, steps=steps, folder=folder, **{"log_every": 1, "save_every": 2, **options})
+    return model
+
+
+def without_rate(folder: Path) -> list[dict]:
+    return [{k: v for k, v in entry.items() if k != "rate"} for entry in read_log(folder / "log.jsonl")]
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+def assert_same(one: object, other: object) -> None:
+    """Bit for bit, through nested dictionaries and lists."""
+    if isinstance(one, torch.Tensor):
+        assert isinstance(other, torch.Tensor)
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert isinstance(other, dict)
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert isinstance(other, list | tuple)
+        assert len(one) == len(other)
+        for a, b in zip(one, other):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    a, b = checkpoint(one), checkpoint(other)
+    for key in ("step", "model", "optimizer", "ema"):
+        assert_same(a[key], b[key])
+    assert without_rate(one) == without_rate(other)
+
+
+# ---- the loop
+
+
+def aost_run(folder: Path, *, seed: int, **options) -> None:
+    """AOST from scratch on synthetic clips; the second half with feedback, chance in drop path and identities."""
+    torch.manual_seed(seed)
+    model = aot.build("aost", frozen_norm=False)
+    groups = parameter_groups(model, lr=1e-3, weight_decay=0.1, encoder_lr=5e-4, no_decay=("relative_value",))
+    stream = ClipStream([(synthetic_source((33, 33), 3, objects=(1, 2)), 1.0)], batch=2)
+    train(
+        model,
+        groups,
+        lambda start, stop: load(stream, start=start, stop=stop),
+        steps=6,
+        folder=folder,
+        schedule=lambda step: {"feedback": step >= 3, "hard_fraction": 1 - 0.1 * step},
+        log_every=1,
+        **options,
+    )
+
+
+def test_resumed_is_uninterrupted(tmp_path):
+    """Weights, moments, average and log, bit for bit, also when the second half begins with other weights."""
+    aost_run(tmp_path / "whole", seed=0)
+    aost_run(tmp_path / "cut", seed=0, stop=lambda step: step == 3)
+    assert checkpoint(tmp_path / "cut")["step"] == 3
+    torch.manual_seed(99)
+    aost_run(tmp_path / "cut", seed=1)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2, 3, 5), (6,)])
+def test_cut_anywhere(tmp_path, cuts):
+    torch.manual_seed(0)
+    first = Tiny()
+    tiny_run(tmp_path / "whole", model=copy.deepcopy(first))
+    tiny_run(tmp_path / "cut", model=first, stop=lambda step: step == cuts[0])
+    for cut in (*cuts[1:], None):
+        tiny_run(tmp_path / "cut", stop=lambda step: step == cut)  # noqa: B023
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    first = Tiny()
+    tiny_run(tmp_path / "whole", model=copy.deepcopy(first))
+
+    def killed(start: int, stop: int):
+        for k, batch in enumerate(tiny_batches(start, stop), start):
+            if k == 5:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "cut", model=first, batches=killed)
+    assert checkpoint(tmp_path / "cut")["step"] == 4
+    assert len(read_log(tmp_path / "cut" / "log.jsonl")) == 5  # the fifth is about to be done again
+    tiny_run(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    tiny_run(tmp_path)
+    before = checkpoint(tmp_path)
+    model = tiny_run(tmp_path)
+    assert model.seen == []
+    assert_same(checkpoint(tmp_path)["model"], before["model"])
+    assert torch.equal(model.conv.weight, before["model"]["conv.weight"])
+
+
+def test_evaluation_does_not_change_training(tmp_path):
+    torch.manual_seed(0)
+    first = Tiny()
+    tiny_run(tmp_path / "plain", model=copy.deepcopy(first))
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        assert torch.rand(3).shape == (3,)  # chance used here is not missed there
+        return {"jf": 0.5}
+
+    tiny_run(tmp_path / "watched", model=first, evaluate=evaluate, evaluate_every=3)
+    assert_same(checkpoint(tmp_path / "plain")["model"], checkpoint(tmp_path / "watched")["model"])
+    assert [e["step"] for e in read_log(tmp_path / "watched" / "log.jsonl") if "jf" in e] == [3, 6]
+
+
+def test_seeds_differ(tmp_path):
+    torch.manual_seed(0)
+    first = Tiny()
+    runs = [tiny_run(tmp_path / str(s), model=copy.deepcopy(first), seed=s).conv.weight for s in (0, 0, 1)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_the_schedule_reaches_the_loss_and_the_rate_the_optimizer(tmp_path):
+    model = tiny_run(tmp_path, steps=40, schedule=lambda step: {"x": step}, floor_lr=0.01, log_every=10)
+    assert [options["x"] for options in model.seen] == list(range(40))
+    entries = read_log(tmp_path / "log.jsonl")
+    assert [entry["step"] for entry in entries] == [10, 20, 30, 40]
+    assert set(entries[0]) == {"step", "a", "b", "norm", "lr", "rate"}
+    assert entries[0]["lr"] == pytest.approx(0.01 + 0.09 * (1 - (9 - 2) / 38) ** 0.9, abs=1e-6)
+    assert all(a["lr"] > b["lr"] for a, b in zip(entries, entries[1:]))
+
+
+def test_a_nan_stops_with_the_step_and_the_clips(tmp_path):
+    model = Tiny(broken_at=3)
+    with pytest.raises(FloatingPointError, match=r"step 3 is not finite: \{'a': nan, 'b': .*\}; its clips are 6\.\.7 of"):
+        tiny_run(tmp_path, model=model)
+    assert checkpoint(tmp_path)["step"] == 2
+    assert all(torch.isfinite(x).all() for x in checkpoint(tmp_path)["model"].values())
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_stopped_run_leaves_no_kernels_behind(tmp_path):
+    model = aot.build("aot-t")
+    model.loss = lambda *a, **k: {"a": torch.tensor(math.inf, requires_grad=True)}  # pyright: ignore
+    groups = parameter_groups(model, lr=1e-3, weight_decay=0.1)
+    with pytest.raises(FloatingPointError):
+        train(model, groups, tiny_batches, steps=2, folder=tmp_path)
+    assert not any("forward" in vars(m) for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_gradients_are_clipped(tmp_path):
+    model = Tiny()
+    before = model.conv.weight.detach().clone()
+    groups = [{"params": list(model.parameters()), "base_lr": 0.1, "lr": 0.1, "weight_decay": 0.0}]
+    train(model, groups, tiny_batches, steps=1, folder=tmp_path, clip_norm=0.0, log_every=1)
+    assert torch.equal(model.conv.weight, before)
+    assert read_log(tmp_path / "log.jsonl")[0]["norm"] > 0
+
+
+def test_bf16(tmp_path):
+    model = aot.build("aost", frozen_norm=False)
+    stream = ClipStream([(synthetic_source((33, 33), 3, objects=(1, 2)), 1.0)], batch=1)
+    groups = parameter_groups(model, lr=1e-3, weight_decay=0.1)
+    batches = lambda start, stop: load(stream, start=start, stop=stop)  # noqa: E731
+    train(model, groups, batches, steps=2, folder=tmp_path, precision="bf16", log_every=1)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(math.isfinite(x) for entry in read_log(tmp_path / "log.jsonl") for x in entry.values())
+
+
+def test_to_device_keeps_everything():
+    clip, labels = next(tiny_batches(0, 1))
+    moved = to_device(labels, torch.device("meta"))
+    assert isinstance(moved, Labels)
+    assert moved.ids.is_meta
+    assert moved.objects.is_meta
+    assert to_device(clip, torch.device("cpu")).images.shape == clip.images.shape
+
+
+# ---- checkpoints
+
+
+def parts(seed: int) -> tuple[nn.Module, torch.optim.Optimizer, Ema]:
+    torch.manual_seed(seed)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(3, 2)).sum().backward()
+    optimizer.step()
+    return model, optimizer, Ema(model, 0.9)
+
+
+def test_a_checkpoint_brings_everything_back(tmp_path):
+    model, optimizer, ema = parts(0)
+    save_run(tmp_path, 7, model, optimizer, ema, {"seconds": 1.5})
+    twin, other, average = parts(1)
+    assert load_run(tmp_path, twin, other, average) == (7, {"seconds": 1.5})
+    assert_same(twin.state_dict(), model.state_dict())
+    assert_same(other.state_dict(), optimizer.state_dict())
+    assert_same(average.state_dict(), ema.state_dict())
+
+
+def test_no_run_yet(tmp_path):
+    assert load_run(tmp_path, *parts(0)) == (0, {})
+
+
+def test_a_half_written_checkpoint_does_not_look_complete(tmp_path, monkeypatch):
+    save_run(tmp_path, 7, *parts(0), {})
+
+    def dies(state: dict, path: Path) -> None:
+        path.write_bytes(b"PK half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(OSError, match="no space"):
+        save_run(tmp_path, 8, *parts(0), {})
+    assert load_run(tmp_path, *parts(1))[0] == 7
+    (tmp_path / "last.pt").unlink()
+    assert load_run(tmp_path, *parts(1)) == (0, {})
+
+
+# ---- the log
+
+
+def test_log(tmp_path):
+    log = Log(tmp_path)
+    log.write(step=1, loss=1 / 3)
+    log.write(step=2, loss=2)
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 0.333333}, {"step": 2, "loss": 2}]
+    Log(tmp_path, step=1).write(step=2, loss=5)
+    assert [entry["loss"] for entry in read_log(tmp_path / "log.jsonl")] == [0.333333, 5]
+    assert read_log(tmp_path / "nothing.jsonl") == []
+    assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_log_cut_off_in_a_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    Log(tmp_path, step=2).write(step=3, loss=1.0)
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 3]
+
+
+# ---- speed
+
+
+def depthwise() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 4, 1))
+
+
+def test_cpu_kernels_change_nothing_but_the_speed():
+    net, x = depthwise(), torch.randn(2, 3, 5, 6)
+    plain = net(x)
+    with cpu_kernels(net):
+        torch.testing.assert_close(net(x), plain, atol=1e-6, rtol=0)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net[1](net[0](x)).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net[1](net[0](x)).dtype == torch.bfloat16
+
+
+def test_the_averaged_copy_runs_its_own_weights():
+    """A copy made inside `cpu_kernels` must not run the depth-wise weights of the original."""
+    net, x = depthwise(), torch.randn(2, 3, 5, 6)
+    ema = Ema(net, 0.9)
+    with torch.no_grad():
+        ema.average["1.weight"].zero_()
+        ema.average["1.bias"].zero_()
+    with cpu_kernels(net):
+        twin = averaged(net, ema)
+        torch.testing.assert_close(twin(x), net[2].bias.view(1, 4, 1, 1).expand(2, 4, 3, 4))
+        assert net(x).std() > 0
+    assert not twin.training
+    assert net.training
+
+
+# ---- does it learn
+
+
+def jaccard_of_following(model: aot.AOT, rgb: np.ndarray, ids: np.ndarray) -> float:
+    """Mean J over objects and frames after the first, whose mask is given."""
+    session = model.session()
+    scores = []
+    for t in range(len(rgb)):
+        found = session.feed(Frame(rgb[t], t), Prompt(ids[0]) if t == 0 else None)[0].labels
+        for o in range(1, ids[0].max() + 1) if t else ():
+            union = ((found == o) | (ids[t] == o)).sum()
+            scores.append(((found == o) & (ids[t] == o)).sum() / union if union else 1.0)
+    return float(np.mean(scores))
+
+
+@pytest.mark.slow
+def test_overfits_four_clips(tmp_path):
+    """300 steps on four clips of 4 frames at 129 pixels: AOST follows their objects with J above 0.9."""
+    steps = 300
+    clips = [make_clip(seed, frames=4, size=(129, 129), objects=(1, 2), pace=1.0) for seed in range(4)]
+    torch.manual_seed(0)
+    model = aot.build("aost", frozen_norm=False)
+    for block in model.lstt.blocks:
+        block.drop_path.drop_prob = 0.0  # nothing is to be held back here
+    batch = collate(clips)
+    train(
+        model,
+        parameter_groups(model, lr=1e-3, weight_decay=0.0, no_decay=("relative_value",)),
+        lambda start, stop: iter([batch] * (stop - start)),
+        steps=steps,
+        folder=tmp_path,
+        schedule=lambda step: {
+            "reference_weight": max(0.0, 1 - step / (0.3 * steps)),
+            "feedback": step >= 0.4 * steps,
+        },
+        precision="bf16",
+    )
+    model.eval()
+    scores = [jaccard_of_following(model, rgb, ids) for rgb, ids in clips]
+    entries = read_log(tmp_path / "log.jsonl")
+    print("\n".join(map(str, entries)), "\nJ of each clip:", scores)
+    assert np.mean(scores) > 0.9

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from tubelet.types import Frame, LabelFrame, LabelVideo, Prompt, check_prompt, decode_rle, encode_rle, visible
+
+
+def labels(*rows) -> np.ndarray:
+    return np.array(rows, np.uint8)
+
+
+def test_a_frame_without_a_name_is_called_by_its_index():
+    assert Frame(np.zeros((1, 1, 3), np.uint8), 7).name == "00007"
+
+
+def test_background_and_void_are_no_objects():
+    assert visible(labels([0, 3], [255, 1])) == [1, 3]
+    assert Prompt(labels([0, 255])).objects() == ()
+    assert Prompt().objects() == ()
+
+
+def test_rle_round_trip():
+    mask = np.random.default_rng(0).random((7, 5)) > 0.5
+    assert (decode_rle(encode_rle(mask)) == mask).all()
+
+
+def test_a_label_video_gives_back_its_frames():
+    video = LabelVideo(2, 2)
+    first, second = labels([0, 1], [2, 2]), labels([0, 0], [0, 0])
+    video.append(LabelFrame(first, 0, (1, 2)))
+    video.append(LabelFrame(second, 1, (1, 2, 5)))
+    assert len(video) == 2
+    assert (video.labels(0) == first).all()
+    assert (video.labels(1) == second).all()
+    assert video.objects == (1, 2, 5)
+    with pytest.raises(ValueError, match="3x1"):
+        video.append(LabelFrame(labels([0, 0, 0]), 2))
+
+
+def test_detections():
+    pytest.importorskip("supervision")
+    video = LabelVideo(2, 2)
+    video.append(LabelFrame(labels([0, 1], [2, 2]), 0, (1, 2)))
+    assert video.detections(0).tracker_id.tolist() == [1, 2]
+
+
+def test_a_prompt_of_another_size():
+    with pytest.raises(ValueError, match="2x1 but the frame is 4x3"):
+        check_prompt(Prompt(labels([0, 1])), (3, 4))
