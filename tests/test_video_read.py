@@ -112,7 +112,8 @@ def test_an_edit_list_is_no_damage(tmp_path):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_file_cut_short_never_passes(tmp_path, kind):
-    path = cut(make(tmp_path, kind), 0.7)
+    # MPEG-4 in avi: nearly all of so small a file is its header and its first picture
+    path = cut(make(tmp_path, kind), 0.9 if kind == "avi" else 0.7)
     seen = []
     with pytest.raises(DamagedVideoError, match=r"frames of clip can be read"):
         seen.extend(read(path))
