@@ -7,7 +7,8 @@ python benchmarks/attention.py --device cuda
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, relative: Tensor, relative_value: Ten
     return out.view(b, heads, h, w, d)
 
 
-def race(runs: dict[str, Callable[[], object]], clock: Callable[[], float], repeats: int) -> dict[str, float]:
+def race(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float], repeats: int) -> dict[str, float]:
     """The median seconds of each, one after the other in every round, so that a slow moment of the machine hits all."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
@@ -55,6 +56,10 @@ def race(runs: dict[str, Callable[[], object]], clock: Callable[[], float], repe
             if turn > 0:  # the first round warms up
                 seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def gradient(call: Callable[[], Tensor], inputs: list[Tensor]) -> None:
+    torch.autograd.grad(call().sum(), inputs)
 
 
 def main() -> None:
@@ -87,15 +92,12 @@ def main() -> None:
         maps = [torch.randn(batch, HEADS, h, w, CHANNELS) for _ in range(3)]
         relative = [torch.randn(batch, HEADS, h, w, WINDOW**2), torch.randn(HEADS, CHANNELS, WINDOW**2)]
         inputs = [x.to(args.device).requires_grad_() for x in (*maps, *relative)]
+        calls = {name: partial(way, *inputs) for name, way in ways.items()}
+        gradients = {name: partial(gradient, call, inputs) for name, call in calls.items()}
         with torch.no_grad():
-            results = {name: way(*inputs) for name, way in ways.items()}
-            error = max(float((results["fast"] - x).abs().max()) for x in results.values())
-            forward = race({n: lambda way=way: way(*inputs) for n, way in ways.items()}, clock, args.repeats)
-        both = race(
-            {n: lambda way=way: torch.autograd.grad(way(*inputs).sum(), inputs) for n, way in ways.items()},
-            clock,
-            args.repeats,
-        )
+            error = max(float((calls["fast"]() - call()).abs().max()) for call in calls.values())
+            forward = race(calls, clock, args.repeats)
+        both = race(gradients, clock, args.repeats)
         for name, t in (("forward", forward), ("+backward", both)):
             times = (f"{1e3 * t[way]:7.1f}" for way in ways)
             ratios = (f"{t[way] / t['fast']:11.1f}" for way in list(ways)[1:])

@@ -72,9 +72,8 @@ def main() -> None:
         for precision in PRECISIONS:
             seconds = statistics.median(run[precision]["seconds"] for run in runs)
             memory = max(run[precision]["memory"] for run in runs)
-            print(
-                f"{model:>12} {precision:>9} {1e3 * seconds:8.0f} {1 / seconds:9.2f} {memory:8.0f} {full / seconds:8.2f}x"
-            )
+            columns = f"{1e3 * seconds:8.0f} {1 / seconds:9.2f} {memory:8.0f} {full / seconds:8.2f}x"
+            print(f"{model:>12} {precision:>9} {columns}", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def test_resume_equals_uninterrupted(stream):
     assert len({str(b) for b in whole}) == 6
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_the_number_of_workers_does_not_change_the_stream(stream):
     here = fingerprint(load(stream, start=1, stop=7))
     assert fingerprint(load(stream, start=1, stop=7, workers=1)) == here

@@ -108,7 +108,10 @@ def test_each_sample_has_its_own_channels():
     objects = torch.tensor([1, 3])
     entropy, jaccard = segmentation_loss(logits, ids, objects, hard_fraction=0.5)
     parts = [(logits[0, :2], ids[0]), (logits[1, :4], ids[1])]
-    expected = [sum(f(x, y) for x, y in parts) / 2 for f in (lambda x, y: bootstrapped_cross_entropy(x, y, hard_fraction=0.5), soft_jaccard)]
+    expected = [
+        sum(f(x, y) for x, y in parts) / 2
+        for f in (lambda x, y: bootstrapped_cross_entropy(x, y, hard_fraction=0.5), soft_jaccard)
+    ]
     assert entropy.item() == pytest.approx(float(expected[0]))
     assert jaccard.item() == pytest.approx(float(expected[1]))
     logits[0, 2:] += 1e6

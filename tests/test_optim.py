@@ -1,5 +1,8 @@
 """Groups, schedule, average."""
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false
+
 import pytest
 import torch
 from torch import nn

@@ -22,7 +22,9 @@ def test_against_the_formula():
 
 def test_counting_from_one_is_detr():
     rows = sine_position(4, 2, 8, start=1).view(4, 2, 8)[:, 0, 0]
-    torch.testing.assert_close(rows, torch.tensor([math.sin(2 * math.pi * (y + 1) / 4) for y in range(4)]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        rows, torch.tensor([math.sin(2 * math.pi * (y + 1) / 4) for y in range(4)]), atol=1e-5, rtol=0
+    )
 
 
 def test_one_place_is_finite():

@@ -1,9 +1,9 @@
 """Tubelet: segment, track and label what moves in a video.
 
-    model = tubelet.load("aost")                  # a model by name
-    session = model.session()                     # one video on its way through it
-    for frame, result in tubelet.follow(tubelet.read("clip.mp4"), session, "first.png"):
-        result.labels                             # (H, W) object ids
+model = tubelet.load("aost")                  # a model by name
+session = model.session()                     # one video on its way through it
+for frame, result in tubelet.follow(tubelet.read("clip.mp4"), session, "first.png"):
+    result.labels                             # (H, W) object ids
 """
 
 from importlib import import_module

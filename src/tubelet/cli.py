@@ -222,7 +222,7 @@ def train(arguments: list[str]) -> None:
     description = inspect.cleandoc(train.__doc__ or "")
     recipe = tyro.extras.overridable_config_cli(recipes, args=arguments, prog="tubelet train", description=description)
     name = next(argument for argument in arguments if argument in recipes)
-    print(run(name, recipe))
+    print(f"weights in {run(name, recipe) / 'weights.safetensors'}")
 
 
 def convert(source: Positional[Path], out: Path, model: str, half: bool = False) -> None:

@@ -122,10 +122,15 @@ class LabelVideo:
         import supervision
 
         ids = sorted(self.frames[t])
-        masks = np.stack([decode_rle(self.frames[t][i]) for i in ids]) if ids else np.zeros(
-            (0, self.height, self.width), bool)
+        masks = (
+            np.stack([decode_rle(self.frames[t][i]) for i in ids])
+            if ids
+            else np.zeros((0, self.height, self.width), bool)
+        )
         return supervision.Detections(
-            xyxy=supervision.mask_to_xyxy(masks), mask=masks, tracker_id=np.array(ids, int),
+            xyxy=supervision.mask_to_xyxy(masks),
+            mask=masks,
+            tracker_id=np.array(ids, int),
         )
 
 

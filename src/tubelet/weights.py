@@ -4,6 +4,7 @@ Nothing is loaded by halves: every key of a file is used and every parameter is 
 """
 
 import difflib
+import functools
 import json
 import warnings
 from pathlib import Path
@@ -64,7 +65,8 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
         warnings.warn(f"{name} has random weights: its masks mean nothing", stacklevel=2)
     else:
         fill(model, read_state(path), name=name, source=str(path))
-    return model.eval().to(check_device(device))
+    # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
+    return model.eval().to(device=check_device(device), memory_format=torch.channels_last)
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -166,11 +168,16 @@ def looks_like(shapes: dict[str, tuple]) -> str:
         if any(given.startswith(key) for given in shapes):
             return f"it looks like {what}"
     for name in aot.VARIANTS:
-        with torch.device("meta"):
-            own = aot.build(name).state_dict()
-        if {key: tuple(value.shape) for key, value in own.items()} == shapes:
+        if shapes_of(name) == shapes:
             return f"it looks like {name}"
     return "it looks like none of the models of this library"
+
+
+@functools.cache
+def shapes_of(name: str) -> dict[str, tuple]:
+    """The shapes of a variant's state dict."""
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in aot.build(name).state_dict().items()}
 
 
 def save(model: nn.Module, path: str | Path, *, half: bool = False, metadata: dict[str, str] | None = None) -> None:

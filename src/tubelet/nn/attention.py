@@ -56,12 +56,19 @@ class LocalAttention(nn.Module):
         size: tuple[int, int],
     ) -> Float[Tensor, "B hw C"]:
         h, w = size
-        # The relative term is a function of the unscaled query.
-        relative = self.relative_key(query.transpose(1, 2).unflatten(2, size))
-        relative = relative.unflatten(1, (self.heads, -1)).permute(0, 1, 3, 4, 2)  # (B, heads, h, w, window^2)
         q, k, v = (x.view(x.shape[0], h, w, self.heads, -1).permute(0, 3, 1, 2, 4) for x in (query, key, value))
+        relative = self.relative_logits(q)
         out = local_attention(q, k, v, relative, self.relative_value, window=self.window)
         return self.projection(out.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2))
+
+    def relative_logits(self, q: Float[Tensor, "B heads h w d"]) -> Float[Tensor, "B heads h w window2"]:
+        """The relative term of the keys, a function of the unscaled query: what the convolution computes, as a matrix
+        product, which leaves the offsets of a place side by side in memory."""
+        weight, bias = self.relative_key.weight, self.relative_key.bias
+        assert bias is not None
+        logits = q.flatten(2, 3) @ weight.view(self.heads, self.window**2, -1).transpose(1, 2)
+        logits += bias.view(self.heads, 1, -1)
+        return logits.unflatten(2, q.shape[2:4])
 
 
 def inside_window(h: int, w: int, window: int, device: torch.device) -> Bool[Tensor, "h w window2"]:
@@ -98,6 +105,10 @@ def local_attention_plain(
     return out + torch.einsum("bnhwk,ndk->bnhwd", weights, relative_value)
 
 
+# Added to the score of a key outside the map. Its exponential is 0, and unlike -inf it may be multiplied with 0.
+OUTSIDE = -1e4
+
+
 def local_attention(
     q: Float[Tensor, "B heads h w d"],
     k: Float[Tensor, "B heads h w d"],
@@ -108,43 +119,69 @@ def local_attention(
     window: int,
     tile: int | None = None,
 ) -> Float[Tensor, "B heads h w d"]:
-    """Windowed attention in square tiles of queries, equal to `local_attention_plain`.
+    """Windowed attention in tiles of queries, equal to `local_attention_plain`.
 
-    All queries of a tile look at the same (tile + window - 1)^2 keys in one matrix product; a band of that score
-    matrix, window x window per query, is the window, and the rest is masked. The band is read and written through a
-    strided view: query (y, x) of a tile and offset (dy, dx) meet at key (y + dy, x + dx) of the tile's patch.
-    Costs about twice the arithmetic of the bare windows and none of their gathering. By default a tile is 8 x 8, and a
-    map not larger than the window is one tile."""
+    All queries of a tile look at the same patch of keys, the tile and what lies within the window's radius, in one
+    matrix product. A band of that score matrix, window x window per query, is the window; only the band goes through
+    the softmax, and it is spread back into a matrix of zeros to weight the values. Costs less than twice the arithmetic
+    of the bare windows and none of their gathering.
+
+    `tile`: rows and columns of a tile. By default chosen for speed: a few rows, and 6 to 9 columns, whichever fits the
+    width best."""
     b, heads, h, w, d = q.shape
-    tile = tile or (max(h, w) if max(h, w) <= window else 8)
-    r, reach = window // 2, tile + window - 1
-    rows, columns = -(-h // tile), -(-w // tile)
-    below, right = rows * tile - h, columns * tile - w
+    n, r = b * heads, window // 2
+    # A strip of tiles is done at a time: on a CPU its scores stay in the cache, on a GPU fewer launches count for more.
+    rows = tile or (16 if q.is_cuda else 5)
+    columns = tile or min(range(6, 10), key=lambda columns: -w % columns)
+    right = -w % columns
+    halo = (0, 0, r, r + right, r, r)
+    # The keys outside the map are masked in the matrix product itself, by one more channel: 1 in every query.
+    outside = F.pad(k.new_zeros(1, h, w, 1), halo, value=OUTSIDE).expand(n, -1, -1, -1)
+    q = F.pad(q.flatten(0, 1) * d**-0.5, (0, 1), value=1.0)
+    k = torch.cat((F.pad(k.flatten(0, 1), halo), outside), dim=3)
+    v = F.pad(v.flatten(0, 1), halo)
+    relative_value = relative_value.transpose(1, 2).repeat(b, 1, 1)
+    strips = zip(q.split(rows, dim=1), relative.flatten(0, 1).split(rows, dim=1))
+    out = []
+    for y, (queries, bias) in zip(range(0, h, rows), strips):
+        queries, bias = (F.pad(x, (0, 0, 0, right)) if right else x for x in (queries, bias))
+        reach = slice(y, y + queries.shape[1] + 2 * r)
+        strip = _attend_strip(queries, k[:, reach], v[:, reach], bias, relative_value, window, columns)
+        out.append(strip[:, :, :w])
+    return torch.cat(out, dim=1).view(b, heads, h, w, d)
 
-    def tiles(x: Tensor) -> Tensor:
-        """(..., h, w, c) -> (B * heads * tiles, tile^2, c)."""
-        x = F.pad(x, (0, 0, 0, right, 0, below))
-        x = x.view(b, heads, rows, tile, columns, tile, x.shape[-1]).transpose(3, 4)
-        return x.reshape(-1, tile * tile, x.shape[-1])
 
-    def patches(x: Tensor) -> Tensor:
-        """(..., h, w, c) -> (B * heads * tiles, reach^2, c): the keys that a tile can see."""
-        x = F.pad(x, (0, 0, r, r + right, r, r + below))
-        if rows == columns == 1:
-            return x.reshape(-1, reach * reach, x.shape[-1])
-        x = x.unfold(2, reach, tile).unfold(3, reach, tile)  # (B, heads, rows, columns, c, reach, reach)
-        return x.flatten(5).transpose(4, 5).reshape(-1, reach * reach, x.shape[4])
+def _attend_strip(
+    q: Float[Tensor, "n rows w d1"],
+    k: Float[Tensor, "n reach _ d1"],
+    v: Float[Tensor, "n reach _ d"],
+    relative: Float[Tensor, "n rows w window2"],
+    relative_value: Float[Tensor, "n window2 d"],
+    window: int,
+    columns: int,
+) -> Float[Tensor, "n rows w d"]:
+    """`local_attention` of a strip of rows whose width is a multiple of `columns`, with k and v wider by the halo."""
+    n, rows, w, _ = q.shape
+    tiles, wide = w // columns, columns + window - 1
 
-    n = b * heads * rows * columns
-    band_size = (n, tile, tile, window, window)
-    band_stride = (tile * tile * reach**2, tile * reach**2 + reach, reach**2 + 1, reach, 1)
-    bias = torch.full((n, tile * tile, reach**2), float("-inf"), device=q.device, dtype=q.dtype)
-    relative = relative.masked_fill(~inside_window(h, w, window, q.device), float("-inf")).to(q.dtype)
-    bias.as_strided(band_size, band_stride).copy_(tiles(relative).view(band_size))
-    weights = torch.baddbmm(bias, tiles(q * d**-0.5), patches(k).transpose(1, 2)).softmax(-1)
+    def tile(x: Tensor) -> Tensor:
+        """(n, rows, w, c) -> (n, tiles, rows, columns, c)."""
+        return x.unflatten(2, (tiles, columns)).transpose(1, 2)
 
-    out = weights @ patches(v)
-    band = weights.as_strided(band_size, band_stride).reshape(b, heads, -1, window**2)
-    out = out.view(b, heads, -1, d) + band @ relative_value.transpose(1, 2).to(band.dtype)
-    out = out.view(b, heads, rows, columns, tile, tile, d).transpose(3, 4)
-    return out.reshape(b, heads, rows * tile, columns * tile, d)[:, :, :h, :w]
+    def patch(x: Tensor) -> Tensor:
+        """(n, reach, _, c) -> (n * tiles, reach * wide, c): the keys that a tile can see."""
+        x = x.unfold(2, wide, columns)  # (n, reach, tiles, c, wide)
+        return x.permute(0, 2, 1, 4, 3).reshape(n * tiles, -1, x.shape[3])
+
+    scores = tile(q).reshape(n * tiles, rows * columns, -1) @ patch(k).transpose(1, 2)
+    # Query (y, x) of a tile and offset (dy, dx) meet at key (y + dy, x + dx) of the tile's patch.
+    keys = scores.shape[2]
+    band = (n, tiles, rows, columns, window, window)
+    stride = (tiles * rows * columns * keys, rows * columns * keys, columns * keys + wide, keys + 1, wide, 1)
+    weights = scores.as_strided(band, stride) + tile(relative).unflatten(4, (window, window))
+    weights = weights.flatten(4).softmax(-1).to(scores.dtype)
+
+    spread = torch.zeros_like(scores) if torch.is_grad_enabled() else scores.zero_()
+    spread.as_strided(band, stride).copy_(weights.view(band))
+    out = (spread @ patch(v)).view(n, -1, v.shape[3]) + weights.flatten(1, 3) @ relative_value.to(weights.dtype)
+    return out.view(n, tiles, rows, columns, -1).transpose(1, 2).flatten(2, 3)

@@ -5,9 +5,11 @@ buffers (fine-tuning from ImageNet weights); without it the statistics are learn
 dict has the same names either way, but for the counter that only learning needs.
 """
 
+from typing import Any
+
 import timm
 from jaxtyping import Float
-from timm.layers import freeze_batch_norm_2d
+from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from tubelet.nn.swin import SwinTransformer
@@ -19,7 +21,7 @@ class ResNet(nn.Module):
     def __init__(self, depth: int, *, stages: int = 4, frozen_norm: bool = True):
         super().__init__()
         net = timm.create_model(f"resnet{depth}", features_only=True, out_indices=tuple(range(1, stages + 1)))
-        self.net = freeze_batch_norm_2d(net) if frozen_norm else net
+        self.net: Any = freeze_batch_norm_2d(net) if frozen_norm else net
         self.channels = tuple(256 * 2**i for i in range(stages))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
@@ -38,7 +40,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, *, frozen_norm: bool = True):
         super().__init__()
         net = timm.create_model("mobilenetv2_100", output_stride=16, num_classes=0, global_pool="")
-        self.net = freeze_batch_norm_2d(net) if frozen_norm else net
+        self.net: Any = freeze_batch_norm_2d(net) if frozen_norm else net
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         x, maps = self.net.bn1(self.net.conv_stem(images)), []
@@ -61,3 +63,6 @@ def swin(size: str, *, stages: int = 4, drop_path: float = 0.0) -> SwinTransform
         "b": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     }[size]
     return SwinTransformer(channels, depths, heads, drop_path=drop_path, stages=stages)
+
+
+Encoder = ResNet | MobileNetV2 | SwinTransformer

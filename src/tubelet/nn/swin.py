@@ -7,7 +7,7 @@ it; the two differ whenever a side is not a multiple of the window, so this one 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 
@@ -48,7 +48,8 @@ class WindowAttention(nn.Module):
     ) -> Float[Tensor, "windows window2 C"]:
         """`mask` is added to the scores of window i modulo n."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
+        index: Tensor = self.relative_position_index  # pyright: ignore[reportAssignmentType]
+        bias = self.relative_position_bias_table[index].permute(2, 0, 1)[None]
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
@@ -162,9 +163,10 @@ class SwinTransformer(nn.Module):
         super().__init__()
         self.channels = tuple(channels * 2**i for i in range(stages))
         self.patch_embed = PatchEmbed(channels)
-        schedule = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        rates = [drop_path * i / (sum(depths) - 1) for i in range(sum(depths))]
+        schedule = [rates[sum(depths[:i]) : sum(depths[: i + 1])] for i in range(stages)]
         self.layers = nn.ModuleList(
-            Stage(c, heads[i], window, drop_path=schedule[i].tolist(), downsample=i < stages - 1)
+            Stage(c, heads[i], window, drop_path=schedule[i], downsample=i < stages - 1)
             for i, c in enumerate(self.channels)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
@@ -173,9 +175,13 @@ class SwinTransformer(nn.Module):
         """The maps of the stages, finest first, each (B, C, H / stride, W / stride)."""
         x, maps = self.patch_embed(images), []
         for stage, norm in zip(self.layers, self.norms, strict=True):
-            for block in stage.blocks:
+            for block in stage.blocks:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x)
             maps.append(norm(x).permute(0, 3, 1, 2).contiguous())
             if stage.downsample is not None:
-                x = stage.downsample(x)
+                x = stage.downsample(x)  # pyright: ignore[reportCallIssue]
         return maps
+
+    def stem(self) -> list[nn.Module]:
+        """Everything up to the first map, without the merging after it: what fine-tuning freezes."""
+        return [self.patch_embed, self.layers[0].blocks]  # pyright: ignore[reportReturnType]

@@ -80,12 +80,14 @@ class VosRecipe:
 def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
     """The keyword arguments of `AOT.loss` at each step (reference, section 3)."""
 
+    def done(step: int, share: float) -> float:
+        return min(1.0, step / (share * recipe.steps)) if share > 0 else 1.0
+
     def at(step: int) -> dict:
-        done = step / recipe.steps
         return {
-            "hard_fraction": 1 - 0.85 * min(1.0, done / recipe.bootstrap_share),
-            "reference_weight": max(0.0, 1 - done / recipe.reference_share),
-            "feedback": done >= recipe.feedback_from,
+            "hard_fraction": 1 - 0.85 * done(step, recipe.bootstrap_share),
+            "reference_weight": 1 - done(step, recipe.reference_share),
+            "feedback": step >= recipe.feedback_from * recipe.steps,
         }
 
     return at
@@ -137,14 +139,14 @@ def image_pairs(root: Path) -> list[tuple[Path, Path]]:
 
 
 def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[str, float]] | None" = None) -> Path:
-    """Trains, or goes on training, and returns the folder of the run."""
+    """Trains, or goes on training; returns the folder of the run, with the averaged weights in `weights.safetensors`."""
     import torch
 
     from tubelet.data.loader import ClipStream, load
     from tubelet.models.aot.model import build
     from tubelet.train.loop import train
     from tubelet.train.optim import parameter_groups
-    from tubelet.weights import fill, read_state
+    from tubelet.weights import fill, read_state, save
 
     folder = recipe.run.out / name
     torch.manual_seed(recipe.seed)
@@ -162,7 +164,7 @@ def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[s
     stream = ClipStream(sources(recipe), batch=recipe.batch, seed=recipe.seed)
     began = time.monotonic()
     limit = recipe.run.minutes
-    train(
+    trained = train(
         model,
         groups,
         lambda start, stop: load(stream, start=start, stop=stop, workers=recipe.run.workers),
@@ -177,11 +179,13 @@ def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[s
         stop=lambda step: limit is not None and time.monotonic() - began > 60 * limit,
         seed=recipe.seed,
     )
+    save(trained, folder / "weights.safetensors", metadata={"model": recipe.model, "recipe": name})
     return folder
 
 
 RECIPES: dict[str, VosRecipe] = {
-    # 4 V100, 0.6 days for AOT-T (the paper's).
+    # For the other variants say `--model r50-aot-l`; with R50 and Swin the paper's floor is `--floor-lr 1e-5`, and
+    # Swin's crop `--crop 464`.
     "aot-pretrain": VosRecipe(
         "aot-t", steps=100_000, batch=16, lr=4e-4, weight_decay=0.03, reference_share=0.1, feedback_from=1.0,
         data=Data(images=Path("data/static"), merge=1.0),
@@ -192,7 +196,7 @@ RECIPES: dict[str, VosRecipe] = {
         about="Stage two of the paper. 4 V100 for 0.6 days; 79.9 J&F on DAVIS 2017 val (the paper's).",
     ),
     "aost-cpu": VosRecipe(
-        "aost", steps=4_000, batch=6, frames=4, crop=129, lr=6e-4, floor_lr=2e-5, encoder_lr_scale=1.0,
+        "aost", steps=2_600, batch=6, frames=4, crop=129, lr=6e-4, floor_lr=2e-5, encoder_lr_scale=1.0,
         weight_decay=0.03, reference_share=0.3, feedback_from=0.4, scratch=True, data=Data(synthetic=1.0),
         about="AOST from random weights on a CPU, no data needed.",
     ),

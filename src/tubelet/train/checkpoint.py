@@ -1,4 +1,7 @@
-"""A training run on disk: everything needed to go on as if nothing had happened."""
+"""A training run on disk: everything needed to go on as if nothing had happened.
+
+The state of the random generators is not among it: `loop.train` seeds every step by its number.
+"""
 
 from pathlib import Path
 
@@ -19,7 +22,6 @@ def save_run(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema.state_dict(),
-        "rng": torch.get_rng_state(),
         "numbers": numbers,
     }
     part = folder / (NAME + ".part")
@@ -36,5 +38,4 @@ def load_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, e
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     ema.load_state_dict(state["ema"])
-    torch.set_rng_state(state["rng"])
     return state["step"], state["numbers"]

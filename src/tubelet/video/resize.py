@@ -70,8 +70,13 @@ def argmax_to_frame(
     At most 256 channels; the channel is the id. Works on the logits' device."""
     assert len(logits) <= 256, "an id map holds at most 256 ids"
     rows = max(1, TILE_VALUES // (len(logits) * size[1]))
-    winners = [band.argmax(0).to(torch.uint8) for band in bands(logits, size, align_corners=align_corners, rows=rows)]
+    winners = [winner(band) for band in bands(logits, size, align_corners=align_corners, rows=rows)]
     return torch.cat(winners).cpu().numpy()
+
+
+def winner(scores: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"]:
+    """The channel with the highest score at each place, the first of equals (`argmax` takes several times as long)."""
+    return scores.max(0).indices.to(torch.uint8)
 
 
 def bands(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from tubelet.nn.attention import LocalAttention, MultiHeadAttention, attend
@@ -196,7 +196,7 @@ class Decoder(nn.Module):
     def __init__(
         self,
         inputs: list[int],
-        shortcuts: tuple[int, int, int],
+        shortcuts: tuple[int, ...],
         identities: int,
         *,
         channels: int,
@@ -235,4 +235,5 @@ def initialize(module: nn.Module) -> None:
 
 def one_hot(ids: Tensor, identities: int) -> Float[Tensor, "B M H W"]:
     """Identity maps (B, H, W) -> (B, identities, H, W) of 0 and 1; channel 0 is the background."""
-    return F.one_hot(ids.long(), identities).movedim(-1, 1).to(torch.float32)
+    every = torch.arange(identities, device=ids.device).view(1, -1, 1, 1)
+    return (ids[:, None] == every).float()  # three times as fast as F.one_hot

@@ -16,15 +16,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from tubelet.loss.masks import segmentation_loss
 from tubelet.models.aot.blocks import LSTT, Decoder, Matched, Memory, initialize, one_hot
-from tubelet.nn.backbone import MobileNetV2, ResNet, swin
+from tubelet.nn.backbone import Encoder, MobileNetV2, ResNet, swin
 from tubelet.nn.position import sine_position
-from tubelet.types import VOID, Clip, Labels
+from tubelet.types import Clip, Labels
 from tubelet.video.resize import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ class AOT(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         *,
         depth: int,
         gated: bool = False,
@@ -134,52 +132,25 @@ class AOT(nn.Module):
         """The sequential training of section 5: the first frame refers, the others are predicted one after another.
 
         `hard_fraction`: pixels that the cross-entropy keeps (1 -> 0.15 over the first half of the paper's schedule).
-        `reference_weight`: of the auxiliary loss on the reference frame (decays to 0). `feedback`: remember predicted
-        masks instead of the truth (second half of main training; the identity bank then gets no gradient).
+        `reference_weight`: of the auxiliary loss on the reference frame (decays to 0; at 0 it is not computed).
+        `feedback`: remember predicted masks instead of the truth (second half of main training; the identity bank then
+        gets no gradient).
         `memory_gap`: a frame enters the long-term memory every so many, if this model has such a memory at all.
 
         Returns `cross_entropy` and `jaccard` (0.5 each, the mean over predicted frames) and `reference`. A scalable
         model is supervised at every depth (equation 4)."""
-        batch, time, _, h, w = clip.images.shape
-        ids = labels.ids.masked_fill(labels.ids == VOID, 0).long()
-        identities = shuffle_identities(batch, generator).to(ids.device)
-        to_identity = torch.arange(batch, device=ids.device)[:, None, None]
-        frames = self.encode_clip(clip)
+        from tubelet.models.aot.training import clip_loss
 
-        def supervise(frame: Encoded, outputs: list[Tensor], t: int) -> tuple[Tensor, Tensor]:
-            """(cross-entropy + Jaccard)/2 parts over the depths, and the logits of the deepest, objects in order."""
-            losses, weights, logits = [], [], None
-            for depth in range(1, self.depth + 1) if self.scalable else (self.depth,):
-                logits = self.decode(frame, outputs[:depth]).float()
-                logits = logits.gather(1, identities[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
-                logits = F.interpolate(logits, (h, w), mode="bilinear", align_corners=self.align_corners)
-                losses.append(
-                    torch.stack(
-                        segmentation_loss(logits, labels.ids[:, t], labels.objects, hard_fraction=hard_fraction)
-                    )
-                )
-                weights.append(2.0**depth)
-            assert logits is not None
-            total = sum(w * x for w, x in zip(weights, losses)) / sum(weights)
-            return 0.5 * total, logits
-
-        outputs, memory = self.refer(frames[0], self.embed_ids(identities[to_identity, ids[:, 0]]))
-        reference = supervise(frames[0], outputs, 0)[0].sum() if reference_weight > 0 else torch.zeros(())
-        long, short, losses = [[m] for m in memory], memory, []
-        for t in range(1, time):
-            remembered = [(Memory(*(torch.cat(x, 1) for x in zip(*frames_))), s) for frames_, s in zip(long, short)]
-            outputs, matched = self.propagate(frames[t], remembered)
-            loss, logits = supervise(frames[t], outputs, t)
-            losses.append(loss)
-            if t == time - 1:
-                break
-            found = argmax_of_present(logits, labels.objects) if feedback else ids[:, t]
-            identity = self.embed_ids(identities[to_identity, found])
-            short = self.memorize(matched, identity.detach() if feedback else identity)
-            if self.memory_gap is not None and t % memory_gap == 0:
-                long = [[*frames_, m] for frames_, m in zip(long, short)]
-        entropy, jaccard = torch.stack(losses).mean(0)
-        return {"cross_entropy": entropy, "jaccard": jaccard, "reference": reference_weight * reference}
+        return clip_loss(
+            self,
+            clip,
+            labels,
+            hard_fraction=hard_fraction,
+            reference_weight=reference_weight,
+            feedback=feedback,
+            memory_gap=memory_gap,
+            generator=generator,
+        )
 
     def encode_clip(self, clip: Clip) -> list[Encoded]:
         """All frames of a batch of clips through the encoder at once -> one `Encoded` per time."""
@@ -198,7 +169,7 @@ class AOT(nn.Module):
         *,
         depth: int | None = None,
         long_edge: int = 1040,
-        memory_gap: int | None | Literal["model"] = "model",
+        memory_gap: int | Literal["model"] | None = "model",
         max_memory: int | None = 10,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
@@ -236,19 +207,7 @@ class AOT(nn.Module):
         return depth
 
 
-def shuffle_identities(batch: int, generator: torch.Generator | None = None) -> Int[Tensor, "B 11"]:
-    """The matrix P of equation 2, as an index: which identity object o of a sample gets; the background keeps 0."""
-    shuffled = torch.stack([torch.randperm(IDENTITIES, generator=generator) + 1 for _ in range(batch)])
-    return torch.cat((torch.zeros(batch, 1, dtype=torch.long), shuffled), dim=1)
-
-
-def argmax_of_present(logits: Float[Tensor, "B M H W"], objects: Int[Tensor, " B"]) -> Int[Tensor, "B H W"]:
-    """The winning object of each pixel, among the first objects[b] of sample b and the background."""
-    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
-    return logits.detach().masked_fill(absent[:, :, None, None], float("-inf")).argmax(1)
-
-
-def build_encoder(name: str, *, frozen_norm: bool = True) -> nn.Module:
+def build_encoder(name: str, *, frozen_norm: bool = True) -> Encoder:
     """The encoders of the paper: `mobilenetv2`, `r50`, `r101`, `swinb` (last stage of the latter three removed)."""
     if name == "mobilenetv2":
         return MobileNetV2(frozen_norm=frozen_norm)

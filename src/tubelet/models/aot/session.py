@@ -13,7 +13,7 @@ from tubelet.models.aot.memory import Group, merge_groups
 from tubelet.models.aot.model import AOT, Encoded
 from tubelet.models.base import Session
 from tubelet.types import VOID, Frame, LabelFrame, Prompt, check_prompt
-from tubelet.video.resize import bands, labels_to_model, model_size, to_model
+from tubelet.video.resize import bands, labels_to_model, model_size, to_model, winner
 
 LabelMap = UInt8[np.ndarray, "H W"]
 
@@ -36,7 +36,10 @@ class View:
             plus_one=self.model.align_corners,
         )
         image = to_model(rgb, self.size)[None].to(device)
-        return self.model.encode_image(image.flip(3) if self.flip else image)
+        image = image.flip(3) if self.flip else image
+        if device.type == "cpu":  # a quarter faster there, and the 1 x 1 convolutions are spared a slow path
+            image = image.contiguous(memory_format=torch.channels_last)
+        return self.model.encode_image(image)
 
     def predict(self, frame: Encoded, depth: int) -> list[Float[Tensor, "_ h4 w4"]]:
         """The logits of each group at stride 4, mirrored back."""
@@ -58,7 +61,7 @@ class AOTSession(Session[LabelFrame]):
         *,
         depth: int | None = None,
         long_edge: int = 1040,
-        memory_gap: int | None | Literal["model"] = "model",
+        memory_gap: int | Literal["model"] | None = "model",
         max_memory: int | None = 10,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
@@ -103,7 +106,7 @@ class AOTSession(Session[LabelFrame]):
         Raises `ValueError` if the size of a frame or a mask does not fit, or an id to remove is not followed."""
         prompt = prompt or Prompt()
         self._check(frame, prompt)
-        for i in prompt.remove:
+        for i in set(prompt.remove):
             self.remove(i)
         self.step += 1
         given = prompt.objects()
@@ -131,8 +134,7 @@ class AOTSession(Session[LabelFrame]):
 
     def remove(self, object_id: int) -> None:
         """Stops following an object. Raises `ValueError` if it is not followed."""
-        if object_id not in self.objects:
-            raise ValueError(f"object {object_id} is not being followed; those that are: {self.objects}")
+        self._check_followed(object_id)
         for view in self.views:
             for group in view.groups:
                 if object_id in group.slots:
@@ -150,6 +152,12 @@ class AOTSession(Session[LabelFrame]):
                 f"start a new session for a video of another size"
             )
         check_prompt(prompt, size)
+        for i in prompt.remove:
+            self._check_followed(i)
+
+    def _check_followed(self, object_id: int) -> None:
+        if object_id not in self.objects:
+            raise ValueError(f"object {object_id} is not being followed; those that are: {self.objects}")
 
     def _precision(self, device: torch.device) -> AbstractContextManager:
         return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
@@ -195,9 +203,9 @@ class AOTSession(Session[LabelFrame]):
             scores = [merge_groups(list(band.split(counts))) for band in views]
             scores = [x.masked_fill(banned[:, None, None], float("-inf")) for x in scores] if banned.any() else scores
             for kept, x in zip(own, scores, strict=True):
-                kept.append(x.argmax(0).to(torch.uint8))
+                kept.append(winner(x))
             if len(scores) > 1:
-                together.append(sum(x.softmax(0) for x in scores).argmax(0).to(torch.uint8))
+                together.append(winner(torch.stack([x.softmax(0) for x in scores]).sum(0)))
         mine = [torch.cat(kept) for kept in own]
         return (torch.cat(together) if together else mine[0]), mine
 

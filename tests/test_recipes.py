@@ -1,0 +1,132 @@
+"""Recipes: each builds what it names, its schedule ends where it says, its data is found or asked for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from tubelet.data.loader import ClipStream
+from tubelet.models.aot import model as aot
+from tubelet.recipes import vos
+from tubelet.recipes.base import Run
+from tubelet.recipes.vos import RECIPES, Data, VosRecipe, image_pairs, schedule, sources
+from tubelet.train.log import read_log
+from tubelet.train.optim import parameter_groups
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds(name):
+    recipe = RECIPES[name]
+    with torch.device("meta"):
+        model = aot.build(recipe.model, frozen_norm=not recipe.scratch)
+    assert (recipe.crop - int(model.align_corners)) % 16 == 0
+    groups = parameter_groups(model, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert recipe.floor_lr <= recipe.lr
+    assert recipe.frames >= 2
+
+
+def test_the_papers_numbers():
+    first, second = RECIPES["aot-pretrain"], RECIPES["aot-main"]
+    assert (first.lr, first.weight_decay, first.steps, first.batch, first.frames) == (4e-4, 0.03, 100_000, 16, 5)
+    assert (second.lr, second.weight_decay, second.steps, second.batch, second.crop) == (2e-4, 0.07, 100_000, 16, 465)
+    assert (first.data.merge, second.data.merge) == (1.0, 0.3)
+
+
+def test_schedule_of_main_training():
+    at = schedule(RECIPES["aot-main"])
+    assert at(0) == {"hard_fraction": 1.0, "reference_weight": 1.0, "feedback": False}
+    middle = at(50_000)
+    assert middle["hard_fraction"] == pytest.approx(0.15)
+    assert middle["reference_weight"] == pytest.approx(0.5)
+    assert middle["feedback"]
+    assert not at(49_999)["feedback"]
+    assert at(25_000)["hard_fraction"] == pytest.approx(0.575)
+    assert at(99_999)["hard_fraction"] == pytest.approx(0.15)
+    assert at(99_999)["reference_weight"] == pytest.approx(1e-5)
+
+
+def test_schedule_of_pretraining():
+    at = schedule(RECIPES["aot-pretrain"])
+    assert at(5_000)["reference_weight"] == pytest.approx(0.5)
+    assert at(10_000)["reference_weight"] == at(99_999)["reference_weight"] == 0
+    assert not at(99_999)["feedback"]
+
+
+@pytest.mark.parametrize("share", ["bootstrap_share", "reference_share", "feedback_from"])
+def test_a_share_of_nothing_is_there_at_once(share):
+    at = schedule(dataclasses.replace(RECIPES["aot-main"], **{share: 0.0}))
+    key, value = {
+        "bootstrap_share": ("hard_fraction", 0.15),
+        "reference_share": ("reference_weight", 0.0),
+        "feedback_from": ("feedback", True),
+    }[share]
+    assert at(0)[key] == pytest.approx(value)
+
+
+def test_no_data():
+    with pytest.raises(ValueError, match=r"this recipe has no data: give --data\.synthetic"):
+        sources(VosRecipe("aot-t", steps=1, batch=1))
+
+
+def test_synthetic_data():
+    recipe = VosRecipe("aot-t", steps=1, batch=1, crop=33, frames=3, data=Data(synthetic=2.0, merge=1.0))
+    found = sources(recipe)
+    assert [share for _, share in found] == [2.0]
+    rgb, ids = found[0][0](np.random.default_rng(0))
+    assert rgb.shape == (3, 33, 33, 3)
+    assert ids.shape == (3, 33, 33)
+
+
+@pytest.mark.parametrize("kind", ["davis", "ytvos", "images"])
+def test_data_that_is_not_there(tmp_path, kind):
+    recipe = VosRecipe("aot-t", steps=1, batch=1, data=Data(**{kind: tmp_path / "nowhere"}))
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere") as error:
+        sources(recipe)
+    assert "Errno" not in str(error.value)
+
+
+def still(folder, name: str) -> None:
+    rng = np.random.default_rng(0)
+    for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        (folder / kind / "COCO").mkdir(parents=True, exist_ok=True)
+        data = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        if kind == "Annotations":
+            data = np.zeros((64, 64), np.uint8)
+            data[10:40, 10:40] = 1
+        Image.fromarray(data).save(folder / kind / "COCO" / f"{name}.{suffix}")
+
+
+def test_image_pairs(tmp_path):
+    still(tmp_path, "1")
+    still(tmp_path, "2")
+    (tmp_path / "Annotations" / "COCO" / "2.png").unlink()
+    assert [(a.name, b.name) for a, b in image_pairs(tmp_path)] == [("1.jpg", "1.png")]
+
+
+def test_images_and_synthetic_clips_mix(tmp_path):
+    still(tmp_path, "1")
+    recipe = VosRecipe("aot-t", steps=1, batch=2, crop=33, frames=2, data=Data(synthetic=1.0, images=tmp_path))
+    clip, labels = ClipStream(sources(recipe), batch=4)[0]
+    assert clip.images.shape == (4, 2, 3, 33, 33)
+    assert labels.ids.shape == (4, 2, 33, 33)
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_a_run_from_beginning_to_end(tmp_path, scratch):
+    AcceleratorState._reset_state(True)
+    recipe = VosRecipe(
+        "aot-t", steps=2, batch=1, frames=2, crop=33, scratch=scratch, precision="no", data=Data(synthetic=1.0),
+        run=Run(out=tmp_path, workers=0, log_every=1, minutes=0.0),
+    )  # fmt: skip
+    folder = vos.run("tiny", recipe)
+    assert folder == tmp_path / "tiny"
+    assert len(read_log(folder / "log.jsonl")) == 1  # no minutes at all: stopped after the first step
+    vos.run("tiny", dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, minutes=None)))
+    assert [entry["step"] for entry in read_log(folder / "log.jsonl")] == [1, 2]
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert ("encoder.net.conv_stem.weight" in state["ema"]["average"]) == scratch
+    AcceleratorState._reset_state(True)
