@@ -25,7 +25,8 @@ def load_fill():
     """The recipe for weights and inputs: the one beside the cases, else ours."""
     path = next(p for p in (ROOT / "fill.py", HERE / "fill.py") if p.is_file())
     spec = importlib.util.spec_from_file_location("parity_fill", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -6,7 +6,7 @@
 import copy
 import json
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -361,18 +361,21 @@ def jaccard_of_following(model: aot.AOT, rgb: np.ndarray, ids: np.ndarray) -> fl
 
 @pytest.mark.slow
 def test_overfits_four_clips(tmp_path):
-    """900 steps on four clips of two objects, 4 frames at 129 pixels: AOST follows them with J above 0.9."""
-    steps = 900
+    """700 steps on four clips of two objects, 4 frames at 129 pixels: AOST follows them with J above 0.9.
+
+    About ten minutes on one core. Objects are told apart from step 350 or so on; before, both get half of each."""
+    steps = 700
     clips = [make_clip(seed, frames=4, size=(129, 129), objects=(2, 2), pace=1.0) for seed in (6, 9, 14, 16)]
     torch.manual_seed(0)
     model = aot.build("aost", frozen_norm=False)
     for block in model.lstt.blocks:
         block.drop_path.drop_prob = 0.0  # nothing is to be held back here
-    pairs = [collate(clips[:2]), collate(clips[2:])]
+    # Two clips a step learn faster; at the end all four, so that the batch statistics are those of the running average.
+    pairs, whole = [collate([clips[a], clips[b]]) for a, b in combinations(range(4), 2)], collate(clips)
     train(
         model,
         parameter_groups(model, lr=6e-4, weight_decay=0.0, no_decay=("relative_value",)),
-        lambda start, stop: (pairs[k % 2] for k in range(start, stop)),
+        lambda start, stop: (pairs[k % 6] if k < 550 else whole for k in range(start, stop)),
         steps=steps,
         folder=tmp_path,
         schedule=lambda step: {"feedback": step >= 0.6 * steps},

@@ -280,9 +280,8 @@ def bench(
         warnings.simplefilter("ignore")
         weights = weights or (Path("random") if model != "dis-flow" and shipped(model) is None else None)
         session = open_session(model, weights, device, precision, depth=depth, long_edge=long_edge, memory=memory)
-    print(
-        f"{model}, {height}x{width}, {objects} objects, {precision}\n{measure(session, (height, width), objects, frames)}"
-    )
+    speed = measure(session, (height, width), objects, frames)
+    print(f"{model}, {height}x{width}, {objects} objects, {precision}\n{speed}")
 
 
 def list_models() -> None:
@@ -427,7 +426,7 @@ def nearest(word: str, words: list[str]) -> str:
 def usage() -> str:
     """The page of `tubelet --help`."""
     lines = [
-        f"tubelet {tubelet.__version__}: {tubelet.__doc__.split(': ', 1)[1]}",
+        f"tubelet {tubelet.__version__}: segment, track and label what moves in a video.",
         "",
         "usage: tubelet COMMAND [OPTIONS]",
         "",

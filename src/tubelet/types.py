@@ -119,7 +119,7 @@ class LabelVideo:
 
     def detections(self, t: int):
         """Frame t as `supervision.Detections` (needs `pip install tubelet[supervision]`), `tracker_id` = object id."""
-        import supervision
+        import supervision  # pyright: ignore[reportMissingImports]
 
         ids = sorted(self.frames[t])
         masks = (
@@ -144,14 +144,14 @@ def encode_rle(mask: Bool[np.ndarray, "H W"]) -> dict:
     """COCO RLE of a binary mask: `{"size": [H, W], "counts": bytes}`."""
     from pycocotools import mask as coco
 
-    return coco.encode(np.asfortranarray(mask, np.uint8))
+    return dict(coco.encode(np.asfortranarray(mask, np.uint8)))
 
 
 def decode_rle(rle: dict) -> Bool[np.ndarray, "H W"]:
     """The binary mask of a COCO RLE."""
     from pycocotools import mask as coco
 
-    return coco.decode(rle).astype(bool)
+    return coco.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]
 
 
 def check_prompt(prompt: Prompt, size: Sequence[int], where: str = "prompt") -> None:

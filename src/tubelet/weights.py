@@ -66,7 +66,8 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
     else:
         fill(model, read_state(path), name=name, source=str(path))
     # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
-    return model.eval().to(device=check_device(device), memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model.eval().to(check_device(device))
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -15,7 +15,7 @@ from tubelet.types import MAX_OBJECT_ID, Frame, LabelFrame, Prompt
 
 @dataclass(frozen=True)
 class Speed:
-    """`seconds` per frame, in order; `memory`: the process's peak in bytes; `device_memory`: the GPU's, if there is one."""
+    """`seconds` per frame, in order; `memory`, `device_memory`: peak bytes of the process and of the GPU."""
 
     seconds: tuple[float, ...]
     memory: int

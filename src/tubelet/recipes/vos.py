@@ -139,7 +139,7 @@ def image_pairs(root: Path) -> list[tuple[Path, Path]]:
 
 
 def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[str, float]] | None" = None) -> Path:
-    """Trains, or goes on training; returns the folder of the run, with the averaged weights in `weights.safetensors`."""
+    """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`."""
     import torch
 
     from tubelet.data.loader import ClipStream, load
