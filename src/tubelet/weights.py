@@ -65,6 +65,8 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
         warnings.warn(f"{name} has random weights: its masks mean nothing", stacklevel=2)
     else:
         fill(model, read_state(path), name=name, source=str(path))
+        if Path(path).suffix == ".safetensors":
+            model.long_edge = int(read_metadata(path).get("long_edge", model.long_edge))
     # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.eval().to(check_device(device))

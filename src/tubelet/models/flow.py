@@ -5,7 +5,7 @@ What is unusual about it, in the order of a frame's way (all at a small working 
 1. **Flow** from the new frame back to the last one (DIS, Kroeger et al., ECCV 2016), so that masks are pulled without
    holes. DIS goes down to the finest scale, without variational refinement: the smooth flow that this gives bleeds
    over outlines, and masks carried along it end up worse.
-2. **Soft masks** are carried, one per object, and trusted less where the carried picture does not look like the new one.
+2. **Soft masks** are carried, one per object, and trusted less where the carried picture does not fit the new one.
 3. **Local colours** correct what flow gets wrong. A coarse grid counts, per cell and colour, how many pixels were seen
    and how many of them belonged to each object (the bilateral grid of Maerki et al., CVPR 2016, with a palette in
    place of the colour axes). Recent counts fade and move with the flow; those of the given masks stay where they are.
@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Int, Shaped, UInt8
+from scipy import sparse
+from scipy.spatial import KDTree
 
 from tubelet.models.base import Session
 from tubelet.types import VOID, Frame, LabelFrame, Prompt, check_prompt
@@ -26,7 +28,7 @@ from tubelet.types import VOID, Frame, LabelFrame, Prompt, check_prompt
 Rgb = UInt8[np.ndarray, "H W 3"]
 LabelMap = UInt8[np.ndarray, "H W"]
 Map = Float32[np.ndarray, "h w"]  # at the working size
-ColourMap = Int64[np.ndarray, "h w"]  # indices into the palette
+ColourMap = Int[np.ndarray, "h w"]  # indices into the palette
 Counts = Float32[np.ndarray, "Y X P"]  # pixels per row and column of cells and colour of the palette
 
 CELL = 10  # pixels of the working size
@@ -91,9 +93,8 @@ class DisFlowSession(Session[LabelFrame]):
             self._place(prompt.labels, given)
             labels = np.where((prompt.labels == 0) | (prompt.labels == VOID), labels, prompt.labels)
         self.colours = self.colours or LocalColours(view.lab)
-        self.colours.remember(
-            view.lab, self.masks, said=sum(before[i] + self.masks[i] for i in given) if given else None
-        )
+        said = sum((before[i] + self.masks[i] for i in given), np.zeros(view.grey.shape, np.float32))
+        self.colours.remember(view.lab, self.masks, said=said)
         self.last = view
         return [LabelFrame(labels, frame.index, self.objects)]
 
@@ -127,7 +128,8 @@ class DisFlowSession(Session[LabelFrame]):
 
     def _propagate(self, view: "View") -> None:
         """The masks of the last frame become those of this one."""
-        assert self.last is not None and self.colours is not None
+        assert self.last is not None
+        assert self.colours is not None
         flow = self.dis.calc(view.grey, self.last.grey, None)  # type: ignore[call-overload]
         source = flow + pixel_grid(view.grey)
         trust = photometric_trust(view.grey, pull(self.last.grey, source))
@@ -157,15 +159,18 @@ class Palette:
     def __init__(self, lab: Rgb):
         cube = np.stack(np.meshgrid(*[np.arange(32, 256, 64)] * 3), -1).reshape(-1, 3)
         self.colours = np.concatenate([k_means(lab.reshape(-1, 3), COLOURS), cube]).astype(np.float32)
-        self.alike = np.exp(-squared_distances(self.colours, self.colours) / (2 * SIMILAR**2))
-        levels = np.arange(2, 256, 4, dtype=np.float32)
-        slices = (np.stack(np.meshgrid(x, levels, levels, indexing="ij"), -1).reshape(-1, 3) for x in levels)
-        self.nearest = np.concatenate([squared_distances(x, self.colours).argmin(1) for x in slices])
+        tree = KDTree(self.colours)
+        pairs = tree.sparse_distance_matrix(tree, 3 * SIMILAR, output_type="ndarray")
+        weight = np.exp(-(pairs["v"] ** 2) / (2 * SIMILAR**2)).astype(np.float32)
+        # Sparse, not only because it is faster: the threads of a dense product stall when the machine is busy.
+        self.alike = sparse.csr_array((weight, (pairs["i"], pairs["j"])))
+        every = np.stack(np.meshgrid(*[np.arange(2, 256, 4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        self.nearest = np.asarray(tree.query(every)[1])
 
     def index(self, lab: Rgb) -> ColourMap:
         """The nearest colour of the palette at every pixel (to within 4 levels)."""
-        lightness, a, b = np.moveaxis(lab >> 2, 2, 0).astype(np.int64)
-        return self.nearest[(lightness * 64 + a) * 64 + b]
+        bins = lab.astype(np.int32) >> 2
+        return self.nearest[(bins[..., 0] * 64 + bins[..., 1]) * 64 + bins[..., 2]]
 
 
 class LocalColours:
@@ -176,6 +181,8 @@ class LocalColours:
         y, x = (np.arange(n, dtype=np.float32) / CELL for n in lab.shape[:2])
         self.y, self.x = y[:, None], x[None, :]
         self.rows, self.columns = int(y[-1]) + 2, int(x[-1]) + 2
+        down, across = gaussian_bands(self.rows), gaussian_bands(self.columns)
+        self.near = sparse.kron(down, across, format="csr")  # cells x cells
         self.cell = np.rint(self.y).astype(np.int64) * self.columns + np.rint(self.x).astype(np.int64)
         self.recent: dict[int, Counts] = {}  # fading, moved along with the flow
         self.given: dict[int, Counts] = {}  # of the given masks, where they were given
@@ -184,10 +191,10 @@ class LocalColours:
         """Drops an object; its pixels become background."""
         del self.recent[object_id], self.given[object_id]
 
-    def remember(self, lab: Rgb, masks: dict[int, Map], *, said: Map | None) -> None:
+    def remember(self, lab: Rgb, masks: dict[int, Map], *, said: Map) -> None:
         """Counts a frame and its masks. Where `said` is above 0 the masks were given: there memory starts afresh."""
         colours = self.palette.index(lab)
-        fresh = self._cells_near(said) if self.recent and said is not None else np.array(not self.recent)
+        fresh = self._cells_near(said) if self.recent else np.array(True)
         nothing = np.zeros((self.rows, self.columns, len(self.palette.colours)), np.float32)
         for i, mask in {0: np.ones(lab.shape[:2], np.float32), **masks}.items():
             counts = self._count(colours, mask)
@@ -212,9 +219,9 @@ class LocalColours:
     def _read(self, i: int, colours: ColourMap) -> Map:
         """Pixels of like colour in the cells around every pixel."""
         counts = self.recent[i] + GIVEN * self.given[i]
-        down, across = gaussian_matrix(self.rows), gaussian_matrix(self.columns)
-        around = across @ (down @ counts.reshape(self.rows, -1)).reshape(counts.shape)
-        return bilinear(around @ self.palette.alike, self.y, self.x, colours)
+        around = self.near @ counts.reshape(-1, counts.shape[2])
+        alike = (self.palette.alike @ around.T).T.reshape(counts.shape)
+        return bilinear(alike, self.y, self.x, colours)
 
     def _count(self, colours: ColourMap, mask: Map) -> Counts:
         shape = self.rows, self.columns, len(self.palette.colours)
@@ -233,22 +240,18 @@ def k_means(points: UInt8[np.ndarray, "n d"], k: int) -> Float32[np.ndarray, "k 
     points = random.choice(points, min(len(points), 6000), replace=False).astype(np.float32)
     centres = points[:k].copy()
     for _ in range(8):
-        nearest = squared_distances(points, centres).argmin(1)
+        nearest = KDTree(centres).query(points)[1]
         size = np.bincount(nearest, minlength=len(centres))[:, None]
         total = np.stack([np.bincount(nearest, x, len(centres)) for x in points.T], 1)
         centres = np.where(size > 0, total / np.maximum(size, 1), centres).astype(np.float32)
     return centres
 
 
-def squared_distances(a: Float32[np.ndarray, "n d"], b: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "n m"]:
-    """Between all pairs of points, but for rounding."""
-    return (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
-
-
-def gaussian_matrix(n: int) -> Float32[np.ndarray, "n n"]:
-    """Blurs n cells by one cell."""
-    offset = np.arange(n, dtype=np.float32)[:, None] - np.arange(n, dtype=np.float32)
-    return np.exp(-(offset**2) / 2) / np.float32(np.sqrt(2 * np.pi))
+def gaussian_bands(n: int) -> sparse.csr_array:
+    """The (n, n) matrix that blurs n cells by one cell."""
+    offset = np.arange(n)[:, None] - np.arange(n)
+    blur = np.exp(-(offset**2) / 2) / np.sqrt(2 * np.pi)
+    return sparse.csr_array(np.where(abs(offset) <= 3, blur, 0).astype(np.float32))
 
 
 def bilinear(
@@ -258,16 +261,14 @@ def bilinear(
     colours: ColourMap | None = None,
 ) -> Float32[np.ndarray, "..."]:
     """The grid at rows y and columns x (at least one below the last): of all colours, or of one colour per point."""
-    top, left = y.astype(np.int64), x.astype(np.int64)
-    down, right = y - top, x - left
+    top, left = y.astype(np.int32), x.astype(np.int32)
+    down, right = (y - top).astype(np.float32), (x - left).astype(np.float32)
+    which = () if colours is None else (colours,)
     if colours is None:
         down, right = down[..., None], right[..., None]
-        corner = lambda i, j: grid[top + i, left + j]
-    else:
-        corner = lambda i, j: grid[top + i, left + j, colours]
-    return (1 - down) * ((1 - right) * corner(0, 0) + right * corner(0, 1)) + down * (
-        (1 - right) * corner(1, 0) + right * corner(1, 1)
-    )
+    upper = (1 - right) * grid[(top, left, *which)] + right * grid[(top, left + 1, *which)]
+    lower = (1 - right) * grid[(top + 1, left, *which)] + right * grid[(top + 1, left + 1, *which)]
+    return (1 - down) * upper + down * lower
 
 
 # Pictures ----------------------------------------------------------------------------------------------------------

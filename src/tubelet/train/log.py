@@ -1,4 +1,4 @@
-"""The log of a run: one JSON line per entry, and a picture of its curves."""
+"""The log of a run: one JSON line per entry."""
 
 import json
 from pathlib import Path

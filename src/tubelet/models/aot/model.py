@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 IDENTITIES = 10
 CHANNELS = 256
+LONG_EDGE = 1040  # 1.3 * 800, the authors' limit for 480p
 
 
 class Encoded(NamedTuple):
@@ -62,6 +63,7 @@ class AOT(nn.Module):
         super().__init__()
         self.depth, self.scalable, self.shared = depth, scalable, shared
         self.memory_gap, self.align_corners = memory_gap, align_corners
+        self.long_edge = LONG_EDGE  # of a session's frames; weights that learned at another scale say so
         self.encoder = encoder
         widths = encoder.channels
         self.projector = nn.Conv2d(widths[-1], CHANNELS, 1)
@@ -168,7 +170,7 @@ class AOT(nn.Module):
         self,
         *,
         depth: int | None = None,
-        long_edge: int = 1040,
+        long_edge: int | None = None,
         memory_gap: int | Literal["model"] | None = "model",
         max_memory: int | None = 10,
         scales: Sequence[float] = (1.0,),
@@ -177,12 +179,12 @@ class AOT(nn.Module):
     ) -> "AOTSession":
         """One video on its way through this model.
 
-        `depth`: blocks to use (AOST; can be changed between frames). `long_edge`: frames are shrunk to it (1040 is the
-        authors'); smaller is faster. `memory_gap`: a predicted frame enters the long-term memory every so many
-        ("model": the variant's own, None: never). `max_memory`: long-term frames per group of ten objects; the oldest
-        predicted one goes first, frames with given masks never (None: no bound, the paper's policy, whose memory and
-        time grow with the video). `scales`, `flip`: test-time augmentation, probabilities averaged. `autocast`:
-        `torch.bfloat16` or `torch.float16` for mixed precision."""
+        `depth`: blocks to use (AOST; can be changed between frames). `long_edge`: frames are shrunk to it, never
+        enlarged (None: what suits the weights, 1040 for the authors'); smaller is faster. `memory_gap`: a predicted
+        frame enters the long-term memory every so many ("model": the variant's own, None: never). `max_memory`:
+        long-term frames per group of ten objects; the oldest predicted one goes first, frames with given masks never
+        (None: no bound, the paper's policy, whose memory and time grow with the video). `scales`, `flip`: test-time
+        augmentation, probabilities averaged. `autocast`: `torch.bfloat16` or `torch.float16` for mixed precision."""
         from tubelet.models.aot.session import AOTSession
 
         return AOTSession(

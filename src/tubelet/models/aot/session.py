@@ -60,7 +60,7 @@ class AOTSession(Session[LabelFrame]):
         model: AOT,
         *,
         depth: int | None = None,
-        long_edge: int = 1040,
+        long_edge: int | None = None,
         memory_gap: int | Literal["model"] | None = "model",
         max_memory: int | None = 10,
         scales: Sequence[float] = (1.0,),
@@ -71,13 +71,15 @@ class AOTSession(Session[LabelFrame]):
             raise ValueError(f"scales must be positive numbers, got {tuple(scales)}")
         if max_memory is not None and max_memory < 1:
             raise ValueError(f"max_memory must be at least 1 frame, or None for no bound; got {max_memory}")
+        if model.training:
+            raise ValueError("the model is in training mode, where it drops paths at random; call model.eval() first")
         self.model = model
         self.depth = depth
         self.gap = model.memory_gap if memory_gap == "model" else memory_gap
         self.max_memory, self.autocast = max_memory, autocast
         short_edge = 624 if tuple(scales) != (1.0,) else None  # the authors' rule for multi-scale
         self.views = [
-            View(model, scale=scale, flip=mirrored, long_edge=long_edge, short_edge=short_edge)
+            View(model, scale=scale, flip=mirrored, long_edge=long_edge or model.long_edge, short_edge=short_edge)
             for scale in scales
             for mirrored in ((False, True) if flip else (False,))
         ]
