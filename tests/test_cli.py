@@ -190,3 +190,25 @@ def test_eval_davis(clip, tmp_path, capsys):
     dispatch(["eval", "davis", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json", str(result)])
     assert "frames per second" in capsys.readouterr().out
     assert set(json.loads(result.read_text())["J-per-object"]) == {"one_1"}
+
+
+def test_eval_ytvos_writes_the_submission(tmp_path, capsys):
+    import zipfile
+
+    rgb, ids = make_clip(5, frames=4, size=SIZE, objects=(2, 2))
+    first, later = np.where(ids == 2, 0, ids).astype(np.uint8), ids  # object 2 enters in frame 2
+    for name in ("valid/JPEGImages/v1", "valid/Annotations/v1"):
+        (tmp_path / name).mkdir(parents=True)
+    for t in range(4):
+        Image.fromarray(rgb[t]).save(tmp_path / f"valid/JPEGImages/v1/{5 * t:05d}.jpg")
+    Image.fromarray(first[0]).save(tmp_path / "valid/Annotations/v1/00000.png")
+    Image.fromarray(later[2]).save(tmp_path / "valid/Annotations/v1/00010.png")
+    names = [f"{5 * t:05d}" for t in range(4)]
+    objects = {"1": {"category": "dog", "frames": names}, "2": {"category": "fox", "frames": names[2:]}}
+    (tmp_path / "valid/meta.json").write_text(json.dumps({"videos": {"v1": {"objects": objects}}}))
+    dispatch(["eval", "ytvos", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert "submission.zip" in capsys.readouterr().out
+    with zipfile.ZipFile(tmp_path / "out/submission.zip") as submission:
+        assert sorted(submission.namelist()) == [f"Annotations/v1/{name}.png" for name in names]
+    assert 2 not in np.asarray(Image.open(tmp_path / "out/v1/00005.png"))
+    assert 2 in np.asarray(Image.open(tmp_path / "out/v1/00010.png"))

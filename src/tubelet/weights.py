@@ -54,6 +54,7 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
         if weights is not None:
             raise ValueError("dis-flow is training-free and takes no weights")
         return DisFlow()
+    chosen = check_device(device)
     model = aot.build(name)
     path = shipped(name) if weights is None else weights
     if path is None:
@@ -69,7 +70,7 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
             model.long_edge = int(read_metadata(path).get("long_edge", model.long_edge))
     # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return model.eval().to(check_device(device))
+    return model.eval().to(chosen)
 
 
 def check_device(device: str | torch.device) -> torch.device:
