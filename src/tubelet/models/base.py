@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from tubelet.types import Frame, Prompt
+from tubelet.types import Frame, Prompt, check_prompt
 
 Result = TypeVar("Result")
 
@@ -23,3 +23,28 @@ class Session(ABC, Generic[Result]):
     @abstractmethod
     def finish(self) -> list[Result]:
         """Says that the video has ended; returns the results still owed."""
+
+
+def check_input(
+    frame: Frame, prompt: Prompt, *, begun: tuple[int, int] | None, objects: tuple[int, ...]
+) -> tuple[int, int]:
+    """The size (H, W) of the frame. `begun`: that of the video so far; `objects`: the ids being followed.
+
+    Raises `ValueError`, before anything is changed, if the frame or the mask has another size than the video, or an
+    object to remove is not followed."""
+    size = frame.rgb.shape[0], frame.rgb.shape[1]
+    if begun is not None and size != begun:
+        raise ValueError(
+            f"frame {frame.index} is {size[1]}x{size[0]} but the video began as {begun[1]}x{begun[0]}; "
+            f"start a new session for a video of another size"
+        )
+    check_prompt(prompt, size)
+    for i in prompt.remove:
+        check_followed(i, objects)
+    return size
+
+
+def check_followed(object_id: int, objects: tuple[int, ...]) -> None:
+    """Raises `ValueError` unless the object is one of those being followed."""
+    if object_id not in objects:
+        raise ValueError(f"object {object_id} is not being followed; those that are: {objects}")

@@ -22,8 +22,8 @@ from jaxtyping import Float32, Int, Shaped, UInt8
 from scipy import sparse
 from scipy.spatial import KDTree
 
-from tubelet.models.base import Session
-from tubelet.types import VOID, Frame, LabelFrame, Prompt, check_prompt
+from tubelet.models.base import Session, check_followed, check_input
+from tubelet.types import VOID, Frame, LabelFrame, Prompt
 
 Rgb = UInt8[np.ndarray, "H W 3"]
 LabelMap = UInt8[np.ndarray, "H W"]
@@ -75,7 +75,7 @@ class DisFlowSession(Session[LabelFrame]):
 
         Raises `ValueError` if the size of a frame or a mask does not fit, or an id to remove is not followed."""
         prompt = prompt or Prompt()
-        self._check(frame, prompt)
+        self.frame_size = check_input(frame, prompt, begun=self.frame_size, objects=self.objects)
         for i in set(prompt.remove):
             self.remove(i)
         given = prompt.objects()
@@ -104,27 +104,10 @@ class DisFlowSession(Session[LabelFrame]):
 
     def remove(self, object_id: int) -> None:
         """Stops following an object. Raises `ValueError` if it is not followed."""
-        self._check_followed(object_id)
+        check_followed(object_id, self.objects)
         del self.masks[object_id]
         if self.colours is not None:
             self.colours.forget(object_id)
-
-    def _check(self, frame: Frame, prompt: Prompt) -> None:
-        size = frame.rgb.shape[0], frame.rgb.shape[1]
-        was = self.frame_size or size
-        if size != was:
-            raise ValueError(
-                f"frame {frame.index} is {size[1]}x{size[0]} but the video began as {was[1]}x{was[0]}; "
-                f"start a new session for a video of another size"
-            )
-        check_prompt(prompt, size)
-        for i in prompt.remove:
-            self._check_followed(i)
-        self.frame_size = size
-
-    def _check_followed(self, object_id: int) -> None:
-        if object_id not in self.masks:
-            raise ValueError(f"object {object_id} is not being followed; those that are: {self.objects}")
 
     def _propagate(self, view: "View") -> None:
         """The masks of the last frame become those of this one."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tubelet.models.aot.memory import Group, merge_groups
 from tubelet.models.aot.model import AOT, Encoded
-from tubelet.models.base import Session
-from tubelet.types import VOID, Frame, LabelFrame, Prompt, check_prompt
+from tubelet.models.base import Session, check_followed, check_input
+from tubelet.types import VOID, Frame, LabelFrame, Prompt
 from tubelet.video.resize import bands, labels_to_model, model_size, to_model, winner
 
 LabelMap = UInt8[np.ndarray, "H W"]
@@ -107,7 +107,7 @@ class AOTSession(Session[LabelFrame]):
 
         Raises `ValueError` if the size of a frame or a mask does not fit, or an id to remove is not followed."""
         prompt = prompt or Prompt()
-        self._check(frame, prompt)
+        self.frame_size = check_input(frame, prompt, begun=self.frame_size, objects=self.objects)
         for i in set(prompt.remove):
             self.remove(i)
         self.step += 1
@@ -136,30 +136,12 @@ class AOTSession(Session[LabelFrame]):
 
     def remove(self, object_id: int) -> None:
         """Stops following an object. Raises `ValueError` if it is not followed."""
-        self._check_followed(object_id)
+        check_followed(object_id, self.objects)
         for view in self.views:
             for group in view.groups:
                 if object_id in group.slots:
                     group.remove(object_id)
             view.groups = [group for group in view.groups if group.slots]
-
-    def _check(self, frame: Frame, prompt: Prompt) -> None:
-        size = frame.rgb.shape[0], frame.rgb.shape[1]
-        if self.frame_size is None:
-            self.frame_size = size
-        if size != self.frame_size:
-            was = self.frame_size
-            raise ValueError(
-                f"frame {frame.index} is {size[1]}x{size[0]} but the video began as {was[1]}x{was[0]}; "
-                f"start a new session for a video of another size"
-            )
-        check_prompt(prompt, size)
-        for i in prompt.remove:
-            self._check_followed(i)
-
-    def _check_followed(self, object_id: int) -> None:
-        if object_id not in self.objects:
-            raise ValueError(f"object {object_id} is not being followed; those that are: {self.objects}")
 
     def _precision(self, device: torch.device) -> AbstractContextManager:
         return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
