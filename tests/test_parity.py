@@ -100,6 +100,14 @@ def run_aot(model: aot.AOT, case: dict, expected_shape: tuple[int, ...]) -> np.n
     return out
 
 
+def parameters_used(model: aot.AOT, depth: int, layout: dict) -> int:
+    """The parameters of the network of that depth, as the reference counts them (with its unused mask token)."""
+    unused = [part for parts in (model.lstt.blocks, model.lstt.norms) for part in parts[depth:]]
+    unused += model.decoder.entrances[depth:]
+    count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for part in unused for p in part.parameters())
+    return count + (256 if "LSTT.mask_token" in layout else 0)
+
+
 @pytest.mark.parametrize("path", cases("aot"), ids=lambda p: p.stem)
 @torch.inference_mode()
 def test_aot(path: Path):
@@ -109,6 +117,8 @@ def test_aot(path: Path):
     model = aot.build(variant(case["model"])).eval()
     state = {name: torch.from_numpy(value) for name, value in FILL.weights(layout).items()}
     fill(model, state, name=case["model"], source=path.name)
+    if "parameters" in case:
+        assert parameters_used(model, model.check_depth(case.get("depth")), layout) == case["parameters"]
     difference = np.abs(run_aot(model, case, expected.shape) - expected)
     assert difference.max() <= 1e-3
     assert difference.mean() <= 1e-4
