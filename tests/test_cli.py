@@ -187,9 +187,12 @@ def test_eval_davis(clip, tmp_path, capsys):
         Image.fromarray(rgb[t]).save(tmp_path / f"JPEGImages/480p/one/{t:05d}.jpg")
         Image.fromarray(ids[t]).save(tmp_path / f"Annotations/480p/one/{t:05d}.png")
     result = tmp_path / "score.json"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/masks.json").write_text("what `predict` wrote here earlier")
     dispatch(["eval", "davis", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--json", str(result)])
     assert "frames per second" in capsys.readouterr().out
     assert set(json.loads(result.read_text())["J-per-object"]) == {"one_1"}
+    assert (tmp_path / "out/masks.json").exists()
 
 
 def test_eval_ytvos_writes_the_submission(tmp_path, capsys):

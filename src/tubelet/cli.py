@@ -190,7 +190,7 @@ def evaluate(
         videos = read_davis(data, year=year, split=split or "val", resolution=resolution)
     else:
         videos = read_ytvos(data, split=split or "valid", all_frames=all_frames)
-    prepare_output(out, overwrite=True)
+    make_output(out)
     new_session = session_maker(
         model, weights, device, precision, depth=depth, long_edge=long_edge, memory=memory, flip=flip, scales=scales
     )
@@ -351,17 +351,22 @@ def demo(
 
 
 def prepare_output(out: Path, *, overwrite: bool) -> None:
-    """Creates the output folder before any work is done, empty of masks. Raises `OSError` if it cannot be written to,
-    or if it holds results that would be mixed with the new ones."""
+    """`make_output`, and empty of results of an earlier run. Raises `FileExistsError` if it holds some that would be
+    mixed with the new ones."""
     old = [*out.glob("masks/*.png"), *(p for name in ("masks.json", "overlay.mp4") if (p := out / name).exists())]
     if old and not overwrite:
         raise FileExistsError(f"{out} already holds results; choose another folder or add --overwrite")
+    make_output(out)
+    for path in old:
+        path.unlink()
+
+
+def make_output(out: Path) -> None:
+    """Creates the output folder before any work is done. Raises `OSError` if it cannot be written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".writable").touch()
         (out / ".writable").unlink()
-        for path in old:
-            path.unlink()
     except OSError as error:
         raise OSError(f"cannot write to {out}: {error.strerror or error}; choose another output folder") from None
 
