@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-VOID = 255
+from tubelet.types import VOID
 
 
 def bootstrapped_cross_entropy(

@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
-from tubelet.types import Frame, Prompt, check_prompt
+import numpy as np
+from jaxtyping import UInt8
+
+from tubelet.types import BACKGROUND, VOID, Frame, Prompt, check_prompt
 
 Result = TypeVar("Result")
 
@@ -48,3 +51,8 @@ def check_followed(object_id: int, objects: tuple[int, ...]) -> None:
     """Raises `ValueError` unless the object is one of those being followed."""
     if object_id not in objects:
         raise ValueError(f"object {object_id} is not being followed; those that are: {objects}")
+
+
+def paste(given: UInt8[np.ndarray, "H W"], below: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """The given objects over other labels; background and void let them through."""
+    return np.where((given == BACKGROUND) | (given == VOID), below, given)

@@ -22,8 +22,8 @@ from jaxtyping import Float32, Int, Shaped, UInt8
 from scipy import sparse
 from scipy.spatial import KDTree
 
-from tubelet.models.base import Session, check_followed, check_input
-from tubelet.types import VOID, Frame, LabelFrame, Prompt
+from tubelet.models.base import Session, check_followed, check_input, paste
+from tubelet.types import Frame, LabelFrame, Prompt
 
 Rgb = UInt8[np.ndarray, "H W 3"]
 LabelMap = UInt8[np.ndarray, "H W"]
@@ -91,7 +91,7 @@ class DisFlowSession(Session[LabelFrame]):
         if given:
             assert prompt.labels is not None
             self._place(prompt.labels, given)
-            labels = np.where((prompt.labels == 0) | (prompt.labels == VOID), labels, prompt.labels)
+            labels = paste(prompt.labels, labels)
         self.colours = self.colours or LocalColours(view.lab)
         said = sum((before[i] + self.masks[i] for i in given), np.zeros(view.grey.shape, np.float32))
         self.colours.remember(view.lab, self.masks, said=said)

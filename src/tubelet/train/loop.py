@@ -1,5 +1,6 @@
 """The training loop: read it top to bottom. It knows neither models nor data sets, only `loss(clip, labels)`."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -108,8 +109,6 @@ def to_device(part: Clip | Labels, device: torch.device):
 
 def averaged(model: nn.Module, ema: Ema) -> nn.Module:
     """A copy of the model with the averaged weights, in evaluation mode."""
-    import copy
-
     twin = copy.deepcopy(model)
     ema.copy_to(twin)
     return twin.eval()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-TILE_VALUES = 8_000_000  # floats of upsampled logits that `argmax_to_frame` holds at once (32 MB)
+TILE_VALUES = 8_000_000  # floats of upsampled logits that a band holds at once (32 MB)
 
 
 def model_size(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tubelet.models.aot.memory import Group, merge_groups
 from tubelet.models.aot.model import AOT, Encoded
-from tubelet.models.base import Session, check_followed, check_input
-from tubelet.types import VOID, Frame, LabelFrame, Prompt
-from tubelet.video.resize import bands, labels_to_model, model_size, to_model, winner
+from tubelet.models.base import Session, check_followed, check_input, paste
+from tubelet.types import Frame, LabelFrame, Prompt
+from tubelet.video.resize import TILE_VALUES, bands, labels_to_model, model_size, to_model, winner
 
 LabelMap = UInt8[np.ndarray, "H W"]
 
@@ -181,7 +181,7 @@ class AOTSession(Session[LabelFrame]):
         counts = [x.shape[0] for x in logits[0]]
         stacked = [torch.cat(groups) for groups in logits]
         together, own = [], [[] for _ in logits]
-        rows = max(1, 8_000_000 // (sum(counts) * self.frame_size[1]))
+        rows = max(1, TILE_VALUES // (sum(counts) * self.frame_size[1]))
         upsampled = (bands(x, self.frame_size, align_corners=self.model.align_corners, rows=rows) for x in stacked)
         for views in zip(*upsampled, strict=True):
             scores = [merge_groups(list(band.split(counts))) for band in views]
@@ -192,8 +192,3 @@ class AOTSession(Session[LabelFrame]):
                 together.append(winner(torch.stack([x.softmax(0) for x in scores]).sum(0)))
         mine = [torch.cat(kept) for kept in own]
         return (torch.cat(together) if together else mine[0]), mine
-
-
-def paste(given: LabelMap, below: LabelMap) -> LabelMap:
-    """The given objects over other labels; background and void let them through."""
-    return np.where((given == 0) | (given == VOID), below, given)
