@@ -71,9 +71,13 @@ class LabelFrame:
 
 @dataclass(frozen=True)
 class Clip:
-    """A batch of training clips: `images` (B, T, 3, H, W) float, RGB 0..1, not yet normalised."""
+    """A batch of training clips: `images` (B, T, 3, H, W) float, RGB 0..1, not yet normalised.
+
+    `numbers`: which clips of their stream they are. They also seed the chance in a loss, so that a clip meets the same
+    however a batch is divided."""
 
     images: Float[Tensor, "B T 3 H W"]
+    numbers: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ generator it is given. The sources here are `functools.partial`s of plain functi
 to spawned workers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +31,12 @@ class ClipStream(Dataset):
     """`stream[k]` is the k-th batch, `(Clip, Labels)`, of clips from weighted `sources`.
 
     Each clip of a batch comes from a source drawn by weight (any positive numbers); all sources must give
-    clips of the same frames and size. Raises `ValueError` for no source, a weight that is not positive, or
-    clips that differ."""
+    clips of the same frames and size. `part` (i, n): this is process i of n, which together take n batches a step.
+    Raises `ValueError` for no source, a weight that is not positive, or clips that differ."""
 
-    def __init__(self, sources: Sequence[tuple[Source, float]], *, batch: int, seed: int = 0) -> None:
+    def __init__(
+        self, sources: Sequence[tuple[Source, float]], *, batch: int, seed: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> None:
         if not sources or any(weight <= 0 for _, weight in sources) or batch < 1:
             raise ValueError(
                 f"a clip stream needs sources with positive weights and a batch of at least 1; "
@@ -44,14 +47,19 @@ class ClipStream(Dataset):
         self.shares = weights / weights.sum()
         self.batch = batch
         self.seed = seed
+        self.part = part
 
     def clip(self, number: int) -> RgbIds:
-        """Clip `number` of the stream, before it becomes part of batch `number // batch`."""
+        """Clip `number` of the stream, before it becomes part of a batch."""
         rng = np.random.default_rng([self.seed, number])
         return self.sources[rng.choice(len(self.sources), p=self.shares)](rng)
 
     def __getitem__(self, step: int) -> tuple[Clip, Labels]:
-        return collate([self.clip(step * self.batch + i) for i in range(self.batch)])
+        process, processes = self.part
+        first = (step * processes + process) * self.batch
+        numbers = range(first, first + self.batch)
+        clip, labels = collate([self.clip(number) for number in numbers])
+        return replace(clip, numbers=torch.tensor(numbers)), labels
 
 
 def load(stream: ClipStream, *, start: int = 0, stop: int, workers: int = 0) -> Iterator[tuple[Clip, Labels]]:

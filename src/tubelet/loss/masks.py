@@ -41,7 +41,8 @@ def segmentation_loss(
     hard_fraction: float = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """(cross-entropy, Jaccard) of AOT, each the mean over samples; sample b has the channels 0..objects[b]."""
-    pairs = [(logits[b, : n + 1].float(), ids[b].long()) for b, n in enumerate(objects.tolist())]
+    # `unbind` and not `logits[b]`, whose gradient is a zero batch per sample.
+    pairs = [(x[: n + 1].float(), y.long()) for x, y, n in zip(logits.unbind(), ids.unbind(), objects.tolist())]
     entropy = [bootstrapped_cross_entropy(x, y, hard_fraction=hard_fraction) for x, y in pairs]
     jaccard = [soft_jaccard(x, y) for x, y in pairs]
     return torch.stack(entropy).mean(), torch.stack(jaccard).mean()

@@ -1,15 +1,23 @@
-"""The training loop: read it top to bottom. It knows neither models nor data sets, only `loss(clip, labels)`."""
+"""The training loop: read it top to bottom. It knows neither models nor data sets, only `loss(clip, labels)`.
+
+Several processes (`accelerate launch`, `torchrun`) are as one with the sum of their batches: each takes its own clips,
+gradients are averaged. Batch statistics alone differ: each process learns them from its own clips, the first one's
+are kept.
+"""
 
 import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from tubelet.train.checkpoint import load_run, save_run
 from tubelet.train.log import Log
@@ -17,9 +25,12 @@ from tubelet.train.optim import Ema, polynomial, set_lr
 from tubelet.train.speed import cpu_kernels
 from tubelet.types import Clip, Labels
 
+Part = TypeVar("Part", Clip, Labels)
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def train(
-    model: nn.Module,
+    model: Model,
     groups: list[dict],
     batches: Callable[[int, int], Iterator[tuple[Clip, Labels]]],
     *,
@@ -32,82 +43,104 @@ def train(
     ema_share: float = 0.1,
     log_every: int = 20,
     save_every: int = 500,
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    evaluate: Callable[[Model], dict[str, float]] | None = None,
     evaluate_every: int = 0,
     stop: Callable[[int], bool] = lambda step: False,
     seed: int = 0,
-) -> nn.Module:
+) -> Model:
     """Trains `model` in place for `steps` steps, going on from `folder` if a run is there; returns a copy with the
     averaged weights, in evaluation mode.
 
     `groups`: AdamW groups with a `base_lr` (`optim.parameter_groups`). `batches(start, stop)`: the batches of those
-    steps. `schedule(step)`: keyword arguments of `model.loss` at that step. `precision`: `no`, `bf16` or `fp16`.
-    `ema_share`: the average looks back over this share of all steps. `evaluate` gets the averaged model.
+    steps, of this process. `schedule(step)`: keyword arguments of `model.loss` at that step. `precision`: `no`, `bf16`
+    or `fp16`. `ema_share`: the average looks back over this share of all steps. `evaluate` gets the averaged model.
     `stop(step)`: whether to save and leave early (the schedule stays that of `steps`). `seed`: with the number of a
     step, of all chance in it (drop path, identities), so that it is the same however the run was cut.
 
     Raises `FloatingPointError` with the step, its clips and the losses as soon as a loss is not finite."""
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-    if accelerator.num_processes > 1:
-        raise NotImplementedError("training runs in one process so far: gradients would not be shared between several")
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    network = accelerator.unwrap_model(model)
-    ema = Ema(network, 1 - 1 / max(1.0, ema_share * steps))
-    folder.mkdir(parents=True, exist_ok=True)
-    step, numbers = load_run(folder, network, optimizer, ema)
-    log, began, seconds = Log(folder, step=step), time.monotonic(), numbers.get("seconds", 0.0)
-    resumed = step
+    # Not every parameter has a gradient at every step: the identity bank of AOT has none during feedback.
+    sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[sharing])
+    main, device = accelerator.is_main_process, accelerator.device
+    ema = Ema(model.to(device), 1 - 1 / max(1.0, ema_share * steps))
+    with cpu_kernels(model) if device.type == "cpu" else nullcontext():
+        trainee, optimizer = accelerator.prepare(Trainee(model), torch.optim.AdamW(groups, betas=(0.9, 0.999)))
+        folder.mkdir(parents=True, exist_ok=True)
+        step, numbers = load_run(folder, model, optimizer, ema)
+        accelerator.wait_for_everyone()  # all have read the log before the first process shortens it
+        log = Log(folder, step=step) if main else None
+        began, resumed, seconds = time.monotonic(), step, numbers.get("seconds", 0.0)
 
-    def save() -> None:
-        if accelerator.is_main_process:
-            save_run(folder, step, network, optimizer, ema, {"seconds": seconds + time.monotonic() - began})
+        def save() -> None:
+            if main:
+                save_run(folder, step, model, optimizer, ema, {"seconds": seconds + time.monotonic() - began})
 
-    network.train()
-    with cpu_kernels(network) if accelerator.device.type == "cpu" else nullcontext():
+        model.train()
         for clip, labels in batches(step, steps):
             set_lr(optimizer, lambda base: polynomial(step, steps, base, floor=floor_lr))  # noqa: B023
             torch.manual_seed(seed * 1_000_003 + step)
-            with accelerator.autocast():
-                where = accelerator.device
-                losses = network.loss(to_device(clip, where), to_device(labels, where), **schedule(step))
-            values = {name: value.item() for name, value in losses.items()}
-            if not all(math.isfinite(value) for value in values.values()):
-                raise FloatingPointError(_not_finite(step, len(clip.images), values))
+            losses = trainee(to_device(clip, device), to_device(labels, device), **schedule(step))
+            values = finite_values(losses, step, clip)
             accelerator.backward(torch.stack(list(losses.values())).sum())
-            norm = accelerator.clip_grad_norm_(network.parameters(), clip_norm)
+            norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
             optimizer.zero_grad()
-            ema.update(network)
+            ema.update(model)
             step += 1
-            if step % log_every == 0 and accelerator.is_main_process:
+            if step % log_every == 0 and log:
                 rate = (step - resumed) / (time.monotonic() - began)
                 log.write(step=step, **values, norm=float(norm or 0), lr=optimizer.param_groups[0]["lr"], rate=rate)
             if step % save_every == 0:
                 save()
-            if evaluate is not None and evaluate_every and step % evaluate_every == 0:
-                log.write(step=step, **evaluate(averaged(network, ema)))
-            if stop(step):
+            if evaluate is not None and evaluate_every and step % evaluate_every == 0 and log:
+                log.write(step=step, **evaluate(averaged(model, ema)))
+            if agreed(stop(step), accelerator):
                 break
-    save()
-    return averaged(network, ema)
+        save()
+        return averaged(model, ema)
 
 
-def _not_finite(step: int, batch: int, values: dict[str, float]) -> str:
-    """The sentence for a loss that is not finite."""
-    first, last = step * batch, (step + 1) * batch - 1
-    return (
-        f"the loss of step {step} is not finite: {values}; its clips are {first}..{last} of the stream "
-        f"(`ClipStream.clip`). The last checkpoint is untouched: look at those clips, or lower the learning rate"
+class Trainee(nn.Module):
+    """A model whose `forward` is its loss: gradients are shared between processes by what `forward` computes."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Clip, labels: Labels, **options) -> dict[str, Tensor]:
+        return self.model.loss(clip, labels, **options)  # pyright: ignore[reportCallIssue]
+
+
+def agreed(stop: bool, accelerator: Accelerator) -> bool:
+    """What the first process says, since clocks differ, and one that goes on alone would wait for ever."""
+    said = [stop]
+    return broadcast_object_list(said)[0] if accelerator.num_processes > 1 else stop
+
+
+def finite_values(losses: dict[str, Tensor], step: int, clip: Clip) -> dict[str, float]:
+    """The losses as numbers. Raises `FloatingPointError` if one is not finite."""
+    values = {name: value.item() for name, value in losses.items()}
+    if all(math.isfinite(value) for value in values.values()):
+        return values
+    clips = "unknown" if clip.numbers is None else ", ".join(str(n) for n in clip.numbers.tolist())
+    raise FloatingPointError(
+        f"the loss of step {step} is not finite: {values}; its clips are {clips} of the stream (`ClipStream.clip`). "
+        f"The last checkpoint is untouched: look at those clips, or lower the learning rate"
     )
 
 
-def to_device(part: Clip | Labels, device: torch.device):
-    """A clip or its labels with every tensor on the device."""
-    return type(part)(**{name: value.to(device, non_blocking=True) for name, value in vars(part).items()})
+def to_device(part: Part, device: torch.device) -> Part:
+    """A clip or its labels with every tensor, also those in lists, on the device."""
+
+    def moved(value):
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    return replace(part, **{name: moved(value) for name, value in vars(part).items()})
 
 
-def averaged(model: nn.Module, ema: Ema) -> nn.Module:
+def averaged(model: Model, ema: Ema) -> Model:
     """A copy of the model with the averaged weights, in evaluation mode."""
     twin = copy.deepcopy(model)
     ema.copy_to(twin)

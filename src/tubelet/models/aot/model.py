@@ -129,7 +129,6 @@ class AOT(nn.Module):
         reference_weight: float = 1.0,
         feedback: bool = False,
         memory_gap: int = 2,
-        generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """The sequential training of section 5: the first frame refers, the others are predicted one after another.
 
@@ -151,7 +150,6 @@ class AOT(nn.Module):
             reference_weight=reference_weight,
             feedback=feedback,
             memory_gap=memory_gap,
-            generator=generator,
         )
 
     def encode_clip(self, clip: Clip) -> list[Encoded]:

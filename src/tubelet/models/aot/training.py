@@ -31,12 +31,11 @@ def clip_loss(
     reference_weight: float,
     feedback: bool,
     memory_gap: int,
-    generator: torch.Generator | None,
 ) -> dict[str, Float[Tensor, ""]]:
     """The first frame refers, the others are predicted one after another; see `AOT.loss`."""
     batch, time = clip.images.shape[:2]
     assert time > 1, "a training clip has a reference frame and at least one to predict"
-    identities = shuffle_identities(batch, generator).to(labels.ids.device)
+    identities = shuffle_identities(batch, clip.numbers).to(labels.ids.device)
     truth = Truth(labels.ids, labels.objects, identities, hard_fraction)
     frames = model.encode_clip(clip)
 
@@ -62,14 +61,16 @@ def clip_loss(
 
 def frame_loss(
     model: AOT, frame: Encoded, outputs: list[Float[Tensor, "B hw 256"]], truth: Truth, t: int
-) -> tuple[Float[Tensor, "2"], Float[Tensor, "B 11 H W"]]:
-    """Half the cross-entropy and half the Jaccard loss of frame t, and its logits, those of object o in channel o.
+) -> tuple[Float[Tensor, "2"], Float[Tensor, "B M H W"]]:
+    """Half the cross-entropy and half the Jaccard loss of frame t, and its logits, those of object o in channel o
+    (M - 1: the most objects of a clip).
 
     A scalable model is supervised at every depth, the deeper the more (equation 4); the logits are the deepest ones."""
     losses, weights, logits = [], [], frame.tokens
+    chosen = truth.identities[:, : int(truth.objects.max()) + 1]  # no clip of the batch has more objects
     for depth in range(1, model.depth + 1) if model.scalable else (model.depth,):
         logits = model.decode(frame, outputs[:depth]).float()
-        logits = logits.gather(1, truth.identities[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
+        logits = logits.gather(1, chosen[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
         logits = F.interpolate(logits, truth.ids.shape[2:], mode="bilinear", align_corners=model.align_corners)
         parts = segmentation_loss(logits, truth.ids[:, t], truth.objects, hard_fraction=truth.hard_fraction)
         losses.append(torch.stack(parts))
@@ -94,9 +95,13 @@ def join(frames: list[Memory]) -> Memory:
     return Memory(*(torch.cat(parts, dim=1) for parts in zip(*frames)))
 
 
-def shuffle_identities(batch: int, generator: torch.Generator | None = None) -> Int[Tensor, "B 11"]:
-    """The matrix P of equation 2, as an index: which identity object o of a sample gets; the background keeps 0."""
-    shuffled = torch.stack([torch.randperm(IDENTITIES, generator=generator) + 1 for _ in range(batch)])
+def shuffle_identities(batch: int, numbers: Int[Tensor, " B"] | None = None) -> Int[Tensor, "B 11"]:
+    """The matrix P of equation 2, as an index: which identity object o of a sample gets; the background keeps 0.
+
+    Drawn from the numbers of the clips, or else from torch's own generator."""
+    seeds = torch.randint(2**31, (batch,)) if numbers is None else numbers
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    shuffled = torch.stack([torch.randperm(IDENTITIES, generator=g) + 1 for g in generators])
     return torch.cat((torch.zeros(batch, 1, dtype=torch.long), shuffled), dim=1)
 
 
