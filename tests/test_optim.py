@@ -115,3 +115,15 @@ def test_ema_travels_by_its_state():
     assert other.updates == 1
     assert torch.equal(one.average["weight"], other.average["weight"])
     assert one.average["weight"].data_ptr() != other.average["weight"].data_ptr()
+
+
+def test_ema_averages_the_statistics_too():
+    """Those of the last step belong to other weights."""
+    norm = nn.BatchNorm1d(1)
+    ema = Ema(norm, 0.5)
+    norm.running_mean.fill_(11.0)
+    ema.update(norm)  # decay 2/11
+    twin = nn.BatchNorm1d(1)
+    ema.copy_to(twin)
+    assert twin.running_mean.item() == pytest.approx(9.0)
+    assert set(ema.average) == {"weight", "bias", "running_mean", "running_var"}  # the count of batches is a number

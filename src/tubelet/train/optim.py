@@ -1,6 +1,6 @@
 """Optimiser groups, the learning-rate schedule, and the moving average of the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -58,28 +58,28 @@ def set_lr(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float])
 
 
 class Ema:
-    """The exponential moving average of a model's trainable parameters; buffers are taken as they are.
+    """The exponential moving average of a model's trainable parameters and of its statistics (buffers of floats).
+
+    Batch statistics belong to the weights they were gathered with: those of the last step do not fit averaged weights.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay, self.updates = decay, 0
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: x.detach().clone() for name, x in _averaged(model)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        parameters = dict(model.named_parameters())
-        for name, average in self.average.items():
-            average.lerp_(parameters[name].detach(), 1 - decay)
+        for name, x in _averaged(model):
+            self.average[name].lerp_(x.detach(), 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Overwrites the model's parameters with the average."""
-        parameters = dict(model.named_parameters())
-        for name, average in self.average.items():
-            parameters[name].copy_(average)
+        """Overwrites the model's parameters and statistics with the average."""
+        for name, x in _averaged(model):
+            x.copy_(self.average[name])
 
     def state_dict(self) -> dict:
         return {"updates": self.updates, "average": self.average}
@@ -88,3 +88,8 @@ class Ema:
         self.updates = state["updates"]
         for name, average in self.average.items():
             average.copy_(state["average"][name])
+
+
+def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    yield from ((name, b) for name, b in model.named_buffers() if b.is_floating_point())
