@@ -10,11 +10,23 @@ from PIL import Image
 
 from tubelet.data.loader import ClipStream
 from tubelet.models.aot import model as aot
+from tubelet.models.base import Session
 from tubelet.recipes import vos
 from tubelet.recipes.base import Run
-from tubelet.recipes.vos import RECIPES, Data, VosRecipe, image_pairs, schedule, sources
+from tubelet.recipes.vos import (
+    RECIPES,
+    Data,
+    Validation,
+    VosRecipe,
+    check_crop,
+    image_pairs,
+    schedule,
+    sources,
+    validation,
+)
 from tubelet.train.log import read_log
 from tubelet.train.optim import parameter_groups
+from tubelet.types import LabelFrame
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -115,18 +127,73 @@ def test_images_and_synthetic_clips_mix(tmp_path):
     assert labels.ids.shape == (4, 2, 33, 33)
 
 
+def size_of(path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 @pytest.mark.parametrize("scratch", [True, False])
 def test_a_run_from_beginning_to_end(tmp_path, scratch):
     AcceleratorState._reset_state(True)
     recipe = VosRecipe(
         "aot-t", steps=2, batch=1, frames=2, crop=33, scratch=scratch, precision="no", data=Data(synthetic=1.0),
+        validation=Validation(every=2, synthetic=2, frames=3),
         run=Run(out=tmp_path, workers=0, log_every=1, minutes=0.0),
     )  # fmt: skip
     folder = vos.run("tiny", recipe)
     assert folder == tmp_path / "tiny"
     assert len(read_log(folder / "log.jsonl")) == 1  # no minutes at all: stopped after the first step
     vos.run("tiny", dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, minutes=None)))
-    assert [entry["step"] for entry in read_log(folder / "log.jsonl")] == [1, 2]
+    entries = read_log(folder / "log.jsonl")
+    assert [entry["step"] for entry in entries] == [1, 2, 2]
+    assert 0 <= entries[2]["synthetic J&F"] <= 1
+    assert size_of(folder / "curves.png") == (960, 720)
     state = torch.load(folder / "last.pt", weights_only=True)
     assert ("encoder.net.conv_stem.weight" in state["ema"]["average"]) == scratch
     AcceleratorState._reset_state(True)
+
+
+class Copies:
+    """A model that repeats the mask it was given."""
+
+    def session(self) -> Session:
+        class Repeat(Session[LabelFrame]):
+            def feed(self, frame, prompt=None):
+                if prompt is not None and prompt.labels is not None:
+                    self.given = prompt.labels
+                return [LabelFrame(self.given, frame.index)]
+
+            def finish(self):
+                return []
+
+        return Repeat()
+
+
+def test_validation_follows_the_clips_and_the_split(tmp_path):
+    """A square that jumps away in the last of three frames: J and F are 1, then 0."""
+    for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        (tmp_path / kind / "480p" / "jump").mkdir(parents=True)
+        for t in range(4):
+            mask = np.zeros((40, 60), np.uint8)
+            mask[5:15, 5 + 30 * (t == 2) : 15 + 30 * (t == 2)] = 1
+            Image.fromarray(mask).save(tmp_path / kind / "480p" / "jump" / f"{t:05d}.{suffix}")
+    (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "2017" / "held.txt").write_text("jump\n")
+    recipe = VosRecipe(
+        "aot-t", steps=1, batch=1, crop=33, data=Data(davis=tmp_path),
+        validation=Validation(every=1, synthetic=1, davis_split="held", frames=3),
+    )  # fmt: skip
+    scores = validation(recipe)(Copies())  # pyright: ignore[reportArgumentType]
+    assert scores["DAVIS J&F"] == pytest.approx(0.5)
+    assert 0 < scores["synthetic J&F"] <= 1
+    with pytest.raises(ValueError, match=r"say where DAVIS is: --data\.davis"):
+        validation(dataclasses.replace(recipe, data=Data()))
+
+
+@pytest.mark.parametrize(("name", "crop", "near"), [("swinb-aot-l", 465, 464), ("aot-t", 464, 465), ("aot-t", 3, 17)])
+def test_a_crop_that_does_not_fit(name, crop, near):
+    with torch.device("meta"):
+        model = aot.build(name)
+    with pytest.raises(ValueError, match=rf"not {crop}; the nearest is --crop {near}"):
+        check_crop(crop, model)
+    check_crop(near, model)

@@ -5,7 +5,7 @@ reproduced by us. `aost_cpu` is the recipe of the weights that come with the pac
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from tubelet.recipes.base import Run
 
 if TYPE_CHECKING:
-    from torch import nn
+    import numpy as np
 
     from tubelet.data.dataset import VideoItem
     from tubelet.data.loader import Source
+    from tubelet.models.aot.model import AOT
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,20 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Videos that are followed every so often with the averaged weights: J&F into the log and `curves.png`."""
+
+    every: int = 0
+    """Steps from one time to the next; 0 for never."""
+    synthetic: int = 8
+    """So many procedural clips, from seeds that training never draws."""
+    davis_split: str | None = None
+    """Also the sequences of this split of `data.davis`."""
+    frames: int = 20
+    """The first so many frames of each."""
+
+
+@dataclass(frozen=True)
 class VosRecipe:
     """One training stage of one variant."""
 
@@ -59,8 +74,10 @@ class VosRecipe:
     floor_lr: float = 2e-5
     encoder_lr_scale: float = 0.1
     weight_decay: float = 0.07
+    hardest: float = 0.15
+    """The share of the pixels, the hardest ones, that the cross-entropy keeps in the end."""
     bootstrap_share: float = 0.5
-    """Over this share of the steps the cross-entropy goes from all pixels to the hardest 15 %."""
+    """Over this share of the steps it goes there from all pixels."""
     reference_share: float = 1.0
     """Over this share of the steps the auxiliary reference loss goes from 1 to 0."""
     feedback_from: float = 0.5
@@ -74,6 +91,7 @@ class VosRecipe:
     about: str = ""
     """What the run needs and gives, and who measured it."""
     data: Data = field(default_factory=Data)
+    validation: Validation = field(default_factory=Validation)
     run: Run = field(default_factory=Run)
 
 
@@ -85,7 +103,7 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
 
     def at(step: int) -> dict:
         return {
-            "hard_fraction": 1 - 0.85 * done(step, recipe.bootstrap_share),
+            "hard_fraction": 1 - (1 - recipe.hardest) * done(step, recipe.bootstrap_share),
             "reference_weight": 1 - done(step, recipe.reference_share),
             "feedback": step >= recipe.feedback_from * recipe.steps,
         }
@@ -104,7 +122,12 @@ def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     if data.images is not None:
         found.append((image_source(image_pairs(data.images), size, recipe.frames), 1.0))
     if data.davis is not None:
-        found.append((video_source(davis_videos(data), size, recipe.frames, max_gap=data.davis_gap), data.davis_share))
+        found.append(
+            (
+                video_source(davis_videos(data, data.davis_split), size, recipe.frames, max_gap=data.davis_gap),
+                data.davis_share,
+            )
+        )
     if data.ytvos is not None:
         videos = read_ytvos(data.ytvos, split="train")
         found.append((video_source(videos, size, recipe.frames, max_gap=data.ytvos_gap), data.ytvos_share))
@@ -115,12 +138,53 @@ def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     return [(merged_source(source, found[0][0], data.merge), share) for source, share in found]
 
 
-def davis_videos(data: Data) -> "list[VideoItem]":
+def davis_videos(data: Data, split: str) -> "list[VideoItem]":
     from tubelet.data.davis import read_davis
 
-    assert data.davis is not None
-    videos = read_davis(data.davis, year=data.davis_year, split=data.davis_split, resolution=data.davis_resolution)
-    return list(videos)
+    if data.davis is None:
+        raise ValueError("to validate on a DAVIS split, say where DAVIS is: --data.davis FOLDER")
+    return list(read_davis(data.davis, year=data.davis_year, split=split, resolution=data.davis_resolution))
+
+
+def validation(recipe: VosRecipe) -> "Callable[[AOT], dict[str, float]]":
+    """A function that follows the validation videos; J&F of each source, the first frame not scored."""
+    from tubelet.data.dataset import VideoItem
+    from tubelet.data.synthetic import make_clip
+
+    wanted, size = recipe.validation, (recipe.crop, 16 * recipe.crop // 9)
+    sets: dict[str, list] = {
+        "synthetic J&F": [
+            make_clip([recipe.seed, i, 0], frames=wanted.frames, size=size, pace=1.5) for i in range(wanted.synthetic)
+        ],
+        "DAVIS J&F": [] if wanted.davis_split is None else davis_videos(recipe.data, wanted.davis_split),
+    }
+
+    def load(video: "VideoItem | tuple") -> tuple:
+        if not isinstance(video, VideoItem):
+            return video
+        shown = range(min(wanted.frames, len(video)))
+        return [video.load_frame(t).rgb for t in shown], [video.load_mask(t) for t in shown]
+
+    def score(model: "AOT") -> dict[str, float]:
+        return {
+            name: sum(jf_of_following(model, *load(video)) for video in videos) / len(videos)
+            for name, videos in sets.items()
+            if videos
+        }
+
+    return score
+
+
+def jf_of_following(model: "AOT", rgb: "Sequence[np.ndarray]", ids: "Sequence[np.ndarray]") -> float:
+    """J&F of a video's frames after the first, whose masks are given."""
+    from tubelet.metrics.jf import score_sequence
+    from tubelet.run import follow
+    from tubelet.types import Frame, Prompt, visible
+
+    frames = (Frame(picture, t) for t, picture in enumerate(rgb))
+    found = follow(frames, model.session(), {0: Prompt(ids[0])})
+    pairs = ((ids[frame.index], result.labels) for frame, result in found if frame.index)
+    return score_sequence(pairs, objects=visible(ids[0])).jf_mean
 
 
 def image_pairs(root: Path) -> list[tuple[Path, Path]]:
@@ -138,19 +202,24 @@ def image_pairs(root: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[str, float]] | None" = None) -> Path:
-    """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`."""
+def run(name: str, recipe: VosRecipe) -> Path:
+    """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`.
+
+    `batch` is that of a process: with n processes a step sees n times as many clips."""
     import torch
+    from accelerate import PartialState
 
     from tubelet.data.loader import ClipStream, load
     from tubelet.models.aot.model import build
+    from tubelet.train.curves import draw_curves
     from tubelet.train.loop import train
     from tubelet.train.optim import parameter_groups
     from tubelet.weights import fill, read_state, save
 
-    folder = recipe.run.out / name
+    folder, state = recipe.run.out / name, PartialState(cpu=not torch.cuda.is_available())
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, frozen_norm=not recipe.scratch)
+    check_crop(recipe.crop, model)
     if recipe.weights is not None:
         fill(model, read_state(recipe.weights), name=recipe.model, source=str(recipe.weights))
     groups = parameter_groups(
@@ -161,7 +230,9 @@ def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[s
         no_decay=("relative_value", "relative_position_bias_table", "decoder.out"),
         frozen=() if recipe.scratch else tuple(model.encoder.stem()),
     )
-    stream = ClipStream(sources(recipe), batch=recipe.batch, seed=recipe.seed)
+    stream = ClipStream(
+        sources(recipe), batch=recipe.batch, seed=recipe.seed, part=(state.process_index, state.num_processes)
+    )
     began = time.monotonic()
     limit = recipe.run.minutes
     trained = train(
@@ -175,12 +246,23 @@ def run(name: str, recipe: VosRecipe, *, evaluate: "Callable[[nn.Module], dict[s
         floor_lr=recipe.floor_lr,
         log_every=recipe.run.log_every,
         save_every=recipe.run.save_every,
-        evaluate=evaluate,
+        evaluate=validation(recipe) if recipe.validation.every else None,
+        evaluate_every=recipe.validation.every,
         stop=lambda step: limit is not None and time.monotonic() - began > 60 * limit,
         seed=recipe.seed,
     )
-    save(trained, folder / "weights.safetensors", metadata={"model": recipe.model, "recipe": name})
+    if state.is_main_process:
+        save(trained, folder / "weights.safetensors", metadata={"model": recipe.model, "recipe": name})
+        draw_curves(folder)
     return folder
+
+
+def check_crop(crop: int, model: "AOT") -> None:
+    """Raises `ValueError` if the network cannot take square crops of this size."""
+    extra = int(model.align_corners)
+    if (crop - extra) % 16 or crop < 16:
+        near = max(16, 16 * round((crop - extra) / 16)) + extra
+        raise ValueError(f"this model takes crops of 16k + {extra} pixels, not {crop}; the nearest is --crop {near}")
 
 
 RECIPES: dict[str, VosRecipe] = {
