@@ -1,7 +1,21 @@
 import numpy as np
 import pytest
+import torch
 
-from tubelet.types import Frame, LabelFrame, LabelVideo, Prompt, check_prompt, decode_rle, encode_rle, visible
+from tubelet.types import (
+    Frame,
+    LabelFrame,
+    LabelVideo,
+    Prompt,
+    Track,
+    TrackFrame,
+    Tracks,
+    TubeLabels,
+    check_prompt,
+    decode_rle,
+    encode_rle,
+    visible,
+)
 
 
 def labels(*rows) -> np.ndarray:
@@ -34,6 +48,22 @@ def test_a_label_video_gives_back_its_frames():
     assert video.objects == (1, 2, 5)
     with pytest.raises(ValueError, match="3x1"):
         video.append(LabelFrame(labels([0, 0, 0]), 2))
+
+
+def test_tracks_may_overlap_and_be_absent():
+    left, right = np.array([[True, False]]), np.array([[True, True]])
+    video = Tracks(1, 2, tracks=[Track(2, 0, 0.5), Track(7, 3, 0.4)])
+    video.append(TrackFrame(0, (1, 2), {2: encode_rle(left), 7: encode_rle(right)}))
+    video.append(TrackFrame(1, (1, 2), {7: encode_rle(left)}))
+    assert video.masks(2).tolist() == [[[True, False]], [[False, False]]]
+    assert video.masks(7).tolist() == [[[True, True]], [[True, False]]]
+    with pytest.raises(ValueError, match="frame 2 is 1x2, the video is 2x1"):
+        video.append(TrackFrame(2, (2, 1), {}))
+
+
+def test_truth_of_tubes_is_one_entry_per_object():
+    with pytest.raises(AssertionError):
+        TubeLabels([torch.tensor([3])], [torch.zeros(2, 1, 4, 4, dtype=torch.bool)])
 
 
 def test_detections():

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from tubelet.types import Track, TrackFrame, Tracks, encode_rle
 from tubelet.video.read import read
-from tubelet.video.write import LabelPngs, Mp4, RleJson
+from tubelet.video.write import LabelPngs, Mp4, RleJson, YtvisJson
 
 PALETTE = np.arange(768).reshape(256, 3).astype(np.uint8)
 PICTURE = np.tile(np.arange(33, dtype=np.uint8)[None, :, None] * 7, (17, 1, 3))
@@ -147,6 +148,44 @@ def test_rle_json_of_a_run_that_dies_is_readable_lines(tmp_path):
 def test_rle_json_refuses_another_size(tmp_path):
     with pytest.raises(ValueError, match=r"t.json .* but b is \(8, 6\)"):
         write_all(RleJson(tmp_path / "t.json"), (labels(1), "a"), (labels(1).T.copy(), "b"))
+
+
+def tracked(t: int, **masks: np.ndarray) -> TrackFrame:
+    return TrackFrame(t, (6, 8), {int(name[1:]): encode_rle(mask) for name, mask in masks.items()})
+
+
+def test_ytvis_json(tmp_path):
+    """Overlapping masks, a track under two classes, one that is dropped, frames without any."""
+    one, two = labels(1) > 0, labels(1, 2) > 0
+    results = [tracked(0, t4=one, t2=two), tracked(1), tracked(2, t4=two, t9=one)]
+    tracks = [Track(4, 0, 0.9), Track(2, 1, 0.5), Track(4, 1, 0.25)]
+    with YtvisJson(tmp_path / "t.json", video_id=7, categories=[3, 5]) as writer:
+        for result in results:
+            writer.write(result, f"{result.index:05d}")
+        writer.tracks = tracks
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+    found = json.loads((tmp_path / "t.json").read_text())
+    assert [(e["video_id"], e["category_id"], e["score"]) for e in found] == [(7, 3, 0.9), (7, 5, 0.5), (7, 5, 0.25)]
+    assert [[s is None for s in e["segmentations"]] for e in found] == [[0, 1, 0], [0, 1, 1], [0, 1, 0]]
+    video = Tracks(6, 8, tracks=tracks)
+    for result in results:
+        video.append(result)
+    for entry, track in zip(found, tracks, strict=True):
+        for t, rle in enumerate(entry["segmentations"]):
+            assert rle is None or (coco.decode(rle) == video.masks(track.id)[t]).all()
+    assert len(video) == 3
+
+
+def test_ytvis_json_of_nothing(tmp_path):
+    with YtvisJson(tmp_path / "t.json") as writer:
+        writer.tracks = []
+    assert json.loads((tmp_path / "t.json").read_text()) == []
+
+
+def test_ytvis_json_of_a_run_that_dies(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write_all(YtvisJson(tmp_path / "t.json"), (tracked(0, t1=labels(1) > 0), "a"), then=ZeroDivisionError())
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json.part"]
 
 
 # ---- nowhere to write

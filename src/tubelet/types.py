@@ -90,6 +90,83 @@ class Labels:
     objects: Int[Tensor, " B"]
 
 
+@dataclass(frozen=True)
+class TubeLabels:
+    """The truth of a `Clip` whose objects have classes and may overlap: one entry per clip of the batch.
+
+    `classes`: class indices from 0. `masks`: each object in each frame, all False where it is not seen. Only objects
+    seen in at least one frame are here."""
+
+    classes: list[Int[Tensor, " _"]]
+    masks: list[Bool[Tensor, "_ T H W"]]
+
+    def __post_init__(self) -> None:
+        assert [len(c) for c in self.classes] == [len(m) for m in self.masks]
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a video's object is: its `id` from 1, its class `category` (an index from 0), a `score` 0..1.
+
+    An id may be in a list of tracks more than once, with several classes: its masks then stand for all of them."""
+
+    id: int
+    category: int
+    score: float
+
+
+@dataclass(frozen=True)
+class TrackFrame:
+    """The final masks of one frame: COCO RLE at the frame's own `size` (H, W), by the id of the track; they may
+    overlap. Tracks that are not visible are left out.
+
+    `tracks`: what is known so far of the visible ones, best first; the last word is `TrackSession.tracks`."""
+
+    index: int
+    size: tuple[int, int]
+    masks: dict[int, dict]
+    tracks: tuple[Track, ...] = ()
+
+
+@dataclass
+class Tracks:
+    """The answer for a whole video: scored tubes that may overlap.
+
+    `frames[t]` maps a track's id to its RLE at (height, width); `tracks` is best first."""
+
+    height: int
+    width: int
+    frames: list[dict[int, dict]] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+
+    def append(self, result: TrackFrame) -> None:
+        """Adds the next frame. Raises `ValueError` if its size is not (height, width)."""
+        if result.size != (self.height, self.width):
+            raise ValueError(
+                f"frame {result.index} is {result.size[1]}x{result.size[0]}, the video is {self.width}x{self.height}"
+            )
+        self.frames.append(result.masks)
+
+    def masks(self, track_id: int) -> Bool[np.ndarray, "T H W"]:
+        """The tube of one track."""
+        nothing = np.zeros((self.height, self.width), bool)
+        return np.stack([decode_rle(frame[track_id]) if track_id in frame else nothing for frame in self.frames])
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def detections(self, t: int):
+        """Frame t as `supervision.Detections` (needs `pip install tubelet[supervision]`), one per visible track."""
+        shown = [track for track in self.tracks if track.id in self.frames[t]]
+        masks = [decode_rle(self.frames[t][track.id]) for track in shown]
+        return _detections(
+            np.stack(masks) if masks else np.zeros((0, self.height, self.width), bool),
+            tracker_id=np.array([track.id for track in shown], int),
+            class_id=np.array([track.category for track in shown], int),
+            confidence=np.array([track.score for track in shown], float),
+        )
+
+
 @dataclass
 class LabelVideo:
     """One id per pixel for every frame of a video, held as COCO RLE (a few hundred bytes per object and frame).
@@ -123,19 +200,18 @@ class LabelVideo:
 
     def detections(self, t: int):
         """Frame t as `supervision.Detections` (needs `pip install tubelet[supervision]`), `tracker_id` = object id."""
-        import supervision  # pyright: ignore[reportMissingImports]
-
         ids = sorted(self.frames[t])
-        masks = (
-            np.stack([decode_rle(self.frames[t][i]) for i in ids])
-            if ids
-            else np.zeros((0, self.height, self.width), bool)
-        )
-        return supervision.Detections(
-            xyxy=supervision.mask_to_xyxy(masks),
-            mask=masks,
+        masks = [decode_rle(self.frames[t][i]) for i in ids]
+        return _detections(
+            np.stack(masks) if masks else np.zeros((0, self.height, self.width), bool),
             tracker_id=np.array(ids, int),
         )
+
+
+def _detections(masks: Bool[np.ndarray, "N H W"], **columns: np.ndarray):
+    import supervision  # pyright: ignore[reportMissingImports]
+
+    return supervision.Detections(xyxy=supervision.mask_to_xyxy(masks), mask=masks, **columns)
 
 
 def visible(labels: UInt8[np.ndarray, "H W"]) -> list[int]:

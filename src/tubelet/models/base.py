@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from tubelet.types import BACKGROUND, VOID, Frame, Prompt, check_prompt
+from tubelet.types import BACKGROUND, VOID, Frame, Prompt, Track, TrackFrame, check_prompt
 
 Result = TypeVar("Result")
 
@@ -26,6 +26,14 @@ class Session(ABC, Generic[Result]):
     @abstractmethod
     def finish(self) -> list[Result]:
         """Says that the video has ended; returns the results still owed."""
+
+
+class TrackSession(Session[TrackFrame]):
+    """A session that finds, classifies and tracks objects by itself."""
+
+    @abstractmethod
+    def tracks(self) -> list[Track]:
+        """What was found, best first; final after `finish`. Ids are those of the frames' masks."""
 
 
 def check_input(

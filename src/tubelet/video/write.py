@@ -8,11 +8,12 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import av
 import numpy as np
@@ -20,7 +21,7 @@ from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image
 
-from tubelet.types import encode_rle, visible
+from tubelet.types import Track, TrackFrame, encode_rle, visible
 
 H264 = ("libx264", "libopenh264", "h264_videotoolbox")
 Writer = TypeVar("Writer", bound="_Writer")  # beartype does not take Self on single methods
@@ -146,18 +147,12 @@ class Mp4(_Writer):
         return stream
 
 
-class RleJson(_Writer):
-    """Followed objects as COCO RLE in one JSON file:
-
-        {"height": H, "width": W, "frames": [name, ...],
-         "tracks": [{"id": 1, "segmentations": [{"size": [H, W], "counts": "..."} or null, ...]}, ...]}
-
-    with one segmentation per frame for every id ever followed, `null` where it is not visible. `counts` is
-    the compressed string that `pycocotools.mask.decode` reads.
+class _RleSpool(_Writer, ABC):
+    """Masks of tracks that arrive frame by frame and leave track by track, without being held in memory.
 
     Until a clean close there is only `PATH.part`, JSON lines: `{"frame": name}`, then one line
-    `{"id": 1, "size": [H, W], "counts": "..."}` per object visible in it. In memory: where each line
-    begins, and the names."""
+    `{"id": 1, "size": [H, W], "counts": "..."}` per object visible in it. In memory: where each line begins, and the
+    names."""
 
     def __init__(self, path: str | Path) -> None:
         self.path, self._size = Path(path), (0, 0)
@@ -169,25 +164,18 @@ class RleJson(_Writer):
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
-    def write(self, labels: UInt8[np.ndarray, "H W"], name: str, *, objects: Iterable[int] = ()) -> None:
-        """Appends a frame. `objects`: ids being followed, so that one never visible gets its track of nulls
-        too.
-
-        Raises `ValueError` if the size changes, `OSError` if it cannot be written."""
-        if self._names and labels.shape != self._size:
-            raise ValueError(f"the masks of {self.path} are {self._size} (H, W) but {name} is {labels.shape}")
-        self._size = (labels.shape[0], labels.shape[1])
+    def _append(self, name: str, size: tuple[int, int], masks: Iterable[tuple[int, dict]]) -> None:
+        if self._names and size != self._size:
+            raise ValueError(f"the masks of {self.path} are {self._size} (H, W) but {name} is {size}")
+        self._size = size
         try:
             self._line({"frame": name})
-            for i in visible(labels):
-                rle = encode_rle(labels == i)
+            for i, rle in masks:
                 self._places.setdefault(i, {})[len(self._names)] = self._part.tell()
                 self._line({"id": i, "size": rle["size"], "counts": rle["counts"].decode("ascii")})
             self._part.flush()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        for i in objects:
-            self._places.setdefault(int(i), {})
         self._names.append(name)
 
     def close(self, *, complete: bool = True) -> None:
@@ -196,7 +184,8 @@ class RleJson(_Writer):
         whole = self.path.with_name(self.path.name + ".tmp")
         try:
             if complete:
-                self._join(whole)
+                with whole.open("w", encoding="ascii") as out:
+                    self._join(out)
             self._part.close()
         except OSError as error:
             whole.unlink(missing_ok=True)
@@ -206,26 +195,83 @@ class RleJson(_Writer):
             os.replace(whole, self.path)
             _part(self.path).unlink()
 
+    @abstractmethod
+    def _join(self, out: TextIO) -> None:
+        """Writes the final file, reading the masks back from the part."""
+
     def _line(self, record: dict[str, Any]) -> None:
         self._part.write(json.dumps(record, separators=(",", ":")) + "\n")
 
-    def _join(self, path: Path) -> None:
-        """Writes the final file track by track, reading each segmentation back from the part."""
-        height, width = self._size
-        with path.open("w", encoding="ascii") as out:
-            head = {"height": height, "width": width, "frames": self._names}
-            out.write(json.dumps(head)[:-1] + ', "tracks": [')
-            for k, i in enumerate(sorted(self._places)):
-                out.write(f'{"," if k else ""}\n{{"id": {i}, "segmentations": [')
-                for t in range(len(self._names)):
-                    out.write((", " if t else "") + json.dumps(self._segmentation(i, t)))
-                out.write("]}")
-            out.write("\n]}\n")
+    def _write_segmentations(self, out: TextIO, i: int) -> None:
+        """`[RLE or null, ...]`, one per frame."""
+        out.write("[")
+        for t in range(len(self._names)):
+            out.write((", " if t else "") + json.dumps(self._segmentation(i, t)))
+        out.write("]")
 
     def _segmentation(self, i: int, t: int) -> dict[str, Any] | None:
-        place = self._places[i].get(t)
+        place = self._places.get(i, {}).get(t)
         if place is None:
             return None
         self._part.seek(place)
         record = json.loads(self._part.readline())
         return {"size": record["size"], "counts": record["counts"]}
+
+
+class RleJson(_RleSpool):
+    """Followed objects as COCO RLE in one JSON file:
+
+        {"height": H, "width": W, "frames": [name, ...],
+         "tracks": [{"id": 1, "segmentations": [{"size": [H, W], "counts": "..."} or null, ...]}, ...]}
+
+    with one segmentation per frame for every id ever followed, `null` where it is not visible. `counts` is
+    the compressed string that `pycocotools.mask.decode` reads. Before a clean close: see `_RleSpool`."""
+
+    def write(self, labels: UInt8[np.ndarray, "H W"], name: str, *, objects: Iterable[int] = ()) -> None:
+        """Appends a frame. `objects`: ids being followed, so that one never visible gets its track of nulls
+        too.
+
+        Raises `ValueError` if the size changes, `OSError` if it cannot be written."""
+        size = (labels.shape[0], labels.shape[1])
+        self._append(name, size, ((i, encode_rle(labels == i)) for i in visible(labels)))
+        for i in objects:
+            self._places.setdefault(int(i), {})
+
+    def _join(self, out: TextIO) -> None:
+        height, width = self._size
+        head = {"height": height, "width": width, "frames": self._names}
+        out.write(json.dumps(head)[:-1] + ', "tracks": [')
+        for k, i in enumerate(sorted(self._places)):
+            out.write(f'{"," if k else ""}\n{{"id": {i}, "segmentations": ')
+            self._write_segmentations(out, i)
+            out.write("}")
+        out.write("\n]}\n")
+
+
+class YtvisJson(_RleSpool):
+    """The tracks of one video as a YouTube-VIS result file, a list with one entry per track:
+
+        {"video_id": 1, "category_id": 3, "score": 0.9, "segmentations": [{"size": [H, W], "counts": "..."} or null]}
+
+    Set `tracks` before a clean close; `category_id` is the class index plus 1, or what `categories` says.
+    Before a clean close: see `_RleSpool`."""
+
+    def __init__(self, path: str | Path, *, video_id: int = 1, categories: Sequence[int] | None = None) -> None:
+        super().__init__(path)
+        self.tracks: Sequence[Track] | None = None
+        self._video_id, self._categories = video_id, categories
+
+    def write(self, result: TrackFrame, name: str) -> None:
+        """Appends a frame. Raises `ValueError` if the size changes, `OSError` if it cannot be written."""
+        self._append(name, result.size, result.masks.items())
+
+    def _join(self, out: TextIO) -> None:
+        assert self.tracks is not None, "say what the tracks are before the file is closed"
+        out.write("[")
+        for k, track in enumerate(self.tracks):
+            category = track.category + 1 if self._categories is None else self._categories[track.category]
+            head = {"video_id": self._video_id, "category_id": category, "score": track.score, "track_id": track.id}
+            out.write(("," if k else "") + "\n" + json.dumps(head)[:-1] + ', "segmentations": ')
+            self._write_segmentations(out, track.id)
+            out.write("}")
+        out.write("\n]\n")
