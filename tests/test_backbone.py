@@ -40,6 +40,26 @@ def test_swin_maps():
     assert [tuple(x.shape[1:]) for x in net(torch.randn(1, 3, 32, 48))] == [(96, 8, 12), (192, 4, 6), (384, 2, 3)]
 
 
+@pytest.mark.parametrize("make", [lambda: ResNet(50), lambda: ResNet(101), lambda: swin("t"), lambda: swin("s")])
+@torch.inference_mode()
+def test_four_stages(make):
+    net = make().eval()
+    maps = net(torch.randn(1, 3, 32, 64))
+    assert [tuple(x.shape[1:]) for x in maps] == [(c, 8 // s, 16 // s) for c, s in zip(net.channels, (1, 2, 4, 8))]
+
+
+@pytest.mark.parametrize(("size", "window", "channels"), [("b", 12, 128), ("l", 12, 192), ("l", 7, 192)])
+def test_swin_windows(size, window, channels):
+    with torch.device("meta"):
+        net = swin(size, window=window, drop_path=0.3)
+    assert net.channels == tuple(channels * 2**i for i in range(4))
+    tables = [x for name, x in net.named_parameters() if name.endswith("relative_position_bias_table")]
+    assert {x.shape[0] for x in tables} == {(2 * window - 1) ** 2}
+    assert [x.shape[1] * 32 for x in tables][:: len(tables) - 1] == [channels, channels * 8]  # heads of 32 channels
+    assert [norm.normalized_shape[0] for norm in net.norms] == list(net.channels)  # pyright: ignore
+    assert net.layers[-1].blocks[-1].drop_path.drop_prob == pytest.approx(0.3)  # pyright: ignore
+
+
 def test_frozen_statistics_are_buffers_and_do_not_move(mobilenet):
     net = MobileNetV2()
     assert all(p.ndim == 4 for p in net.parameters())

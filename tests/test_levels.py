@@ -7,7 +7,7 @@ import tubelet
 
 LEVELS = [
     {"types"},
-    {"video", "nn", "track", "viz"},
+    {"video", "nn", "track", "viz", "pickles"},
     {"data", "loss"},
     {"models"},
     {"run", "weights", "metrics"},

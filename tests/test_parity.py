@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tubelet.models import mask2former
 from tubelet.models.aot import model as aot
 from tubelet.models.aot.memory import Group, merge_groups
 from tubelet.models.aot.official import our_name
@@ -130,3 +131,34 @@ def test_every_official_name_is_known(path: Path):
     ours = [our_name(name) for name in layout]
     kept = [name for name in ours if name is not None]
     assert len(kept) == len(set(kept))
+
+
+ENCODERS = {"R50": "r50", "R101": "r101", "tiny": "swin-t", "small": "swin-s", "base": "swin-b", "large": "swin-l"}
+
+
+def mask2former_variant(config: str) -> str:
+    """The reference's configuration, `video_maskformer2_R50_bs16_8ep.yaml` or `.../..._swin_tiny_...` -> our name."""
+    word = next(word for word in Path(config).stem.split("_") if word in ENCODERS)
+    return f"mask2former-vis-{ENCODERS[word]}"
+
+
+@pytest.mark.parametrize("path", cases("mask2former_vis"), ids=lambda p: p.stem)
+@torch.inference_mode()
+def test_mask2former_vis(path: Path):
+    stored = np.load(path)
+    case = json.loads(str(stored["case"]))
+    layout = json.loads(path.with_suffix(".layout.json").read_text())
+    name, queries = mask2former_variant(case["config"]), stored["pred_logits"].shape[1]
+    model = mask2former.build(name, case["num_classes"], queries).eval()
+    state = {key: torch.from_numpy(value) for key, value in FILL.weights(layout).items()}
+    assert fill(model, state, name=name, source=path.name) == []
+    assert sum(p.numel() for p in model.parameters()) == case["parameters"]
+    dtype = getattr(torch, case["dtype"])
+    frames = torch.from_numpy(FILL.noise(case["input_name"], (1, case["frames"], 3, *case["size"]))).to(dtype)
+    clip = model.to(dtype).encode(frames)
+    for out in (model.decode(clip)[-1], model.decode_last(clip)):
+        for ours, recorded in ((out.class_logits, "pred_logits"), (out.mask_logits, "pred_masks")):
+            assert ours.shape == stored[recorded].shape
+            difference = np.abs(ours.numpy() - stored[recorded])
+            assert difference.max() <= 1e-3
+            assert difference.mean() <= 1e-4

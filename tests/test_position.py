@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tubelet.nn.position import sine_position
+from tubelet.nn.position import sine_position, sine_position_3d
 
 
 def test_against_the_formula():
@@ -36,3 +36,20 @@ def test_one_place_is_finite():
 def test_corners_of_all_sizes_agree():
     small, large = sine_position(3, 4, 32), sine_position(30, 17, 32)
     torch.testing.assert_close(small[[0, -1]], large[[0, -1]], atol=1e-5, rtol=0)
+
+
+def test_time_is_added_to_the_place():
+    t, h, w, c = 3, 2, 4, 16
+    out = sine_position_3d(t, h, w, c).view(t, h * w, c)
+    place = sine_position(h, w, c, start=1)
+    for frame in range(t):
+        for i in range(c):
+            angle = 2 * math.pi * (frame + 1) / (t + 1e-6) / 10_000 ** (2 * (i // 2) / c)
+            time = math.cos(angle) if i % 2 else math.sin(angle)
+            torch.testing.assert_close(out[frame, :, i], place[:, i] + time, atol=1e-5, rtol=0)
+
+
+def test_one_frame_is_the_last_one():
+    single, clip = sine_position_3d(1, 2, 2, 8), sine_position_3d(5, 2, 2, 8)
+    assert single.shape == (4, 8)
+    torch.testing.assert_close(single, clip[-4:], atol=1e-5, rtol=0)

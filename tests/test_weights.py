@@ -1,14 +1,17 @@
 """Weights files: ours and official ones, strictly; what is wrong with any other."""
 
 import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from tubelet import weights
+from tubelet.models import mask2former
 from tubelet.models.aot import model as aot
 from tubelet.models.aot.official import looks_official, our_name
 
@@ -161,6 +164,8 @@ def test_an_official_file_of_another_variant_is_named():
         ("layers.0.blocks.0.attn.qkv.weight", "bare Swin"),
         ("features.0.0.weight", "bare MobileNetV2"),
         ("layer1.0.conv1.weight", "bare ResNet"),
+        ("vita_module.query_feat.weight", "a VITA or GenVIS checkpoint"),
+        ("sem_seg_head.predictor.reid_embed.layers.0.weight", "a CTVIS checkpoint"),
         ("something.else", "none of the models"),
     ],
 )
@@ -281,6 +286,109 @@ def test_load_without_training():
         weights.load("dis-flow", "x.pth")
 
 
+# ---- Mask2Former
+
+M2F = "mask2former-vis-r50"
+
+
+@pytest.fixture(scope="module")
+def zoo() -> dict[str, torch.Tensor]:
+    """A Mask2Former of 40 classes under the authors' names, as in their model zoo."""
+    layout = json.loads((PARITY.parent / "mask2former_vis" / "r50.layout.json").read_text())
+    torch.manual_seed(0)
+    state = {name: 0.1 * torch.randn(shape) for name, shape in layout.items() if shape is not None}
+    return state | {"criterion.empty_weight": torch.ones(41)}
+
+
+def with_classes(state: dict, classes: int) -> dict:
+    head = "sem_seg_head.predictor.class_embed."
+    return state | {head + "weight": torch.ones(classes + 1, 256), head + "bias": torch.ones(classes + 1)}
+
+
+@pytest.fixture(scope="module")
+def zoo_file(zoo, tmp_path_factory) -> Path:
+    """The COCO model of the zoo: a pickle of arrays, 80 classes, the old name of the queries."""
+    path = tmp_path_factory.mktemp("zoo") / "model_final.pkl"
+    state = {name.replace("query_feat", "static_query"): x.numpy() for name, x in with_classes(zoo, 80).items()}
+    path.write_bytes(pickle.dumps({"model": state, "__author__": "third party"}, protocol=4))
+    return path
+
+
+def test_a_zoo_file_is_loaded_with_its_own_classes(zoo, zoo_file, tmp_path):
+    model = weights.load(M2F, zoo_file)
+    assert model.classes == 80
+    assert not model.training
+    torch.testing.assert_close(model.decoder.query_content, zoo["sem_seg_head.predictor.query_feat.weight"])
+    torch.testing.assert_close(model.decoder.heads.class_embed.bias, torch.ones(81))
+    assert weights.convert(zoo_file, M2F, tmp_path / "x.safetensors") == 43_959_977 + 40 * 257
+    assert same(weights.load(M2F, tmp_path / "x.safetensors"), model)
+
+
+def test_another_number_of_classes_is_reported(zoo_file):
+    with pytest.warns(UserWarning, match=r"is for 80 classes and .* was asked for 25: the class head was not loaded"):
+        model = weights.load(M2F, zoo_file, classes=25)
+    assert model.classes == 25
+    assert model.decoder.heads.class_embed.bias.shape == (26,)
+    assert (model.decoder.heads.class_embed.bias.abs() < 0.1).all()
+
+
+def test_the_class_head_that_was_left_is_returned(zoo):
+    model = mask2former.build(M2F)
+    assert weights.fill(model, zoo, name=M2F, source="x.pth") == []
+    with pytest.warns(UserWarning, match="has to be trained"):
+        kept = weights.fill(model, with_classes(zoo, 80), name=M2F, source="x.pth")
+    assert kept == ["decoder.heads.class_embed.weight", "decoder.heads.class_embed.bias"]
+
+
+def meta_fill(state: dict, name: str, **options) -> str:
+    with torch.device("meta"):
+        model = mask2former.build(name, **options)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        weights.fill(model, state, name=name, source="x.pth")
+    return str(error.value)
+
+
+def test_another_number_of_queries(zoo):
+    assert "it has 100 queries where the model has 200; it looks like" in meta_fill(zoo, M2F, queries=200)
+
+
+def test_mask2former_files_that_do_not_fit(zoo):
+    assert f"it looks like {M2F}" in meta_fill(zoo, "mask2former-vis-swin-t")
+    assert f"it looks like {M2F}" in meta_fill(with_classes(zoo, 25), "mask2former-vis-r101")
+    assert "a VITA" in meta_fill(zoo | {"vita_module.fq_pos.weight": torch.ones(1)}, M2F)
+    assert "1 of 557 parameters are missing" in meta_fill(
+        {name: x for name, x in zoo.items() if name != "sem_seg_head.predictor.query_embed.weight"}, M2F
+    )
+    head = "sem_seg_head.predictor.class_embed.weight"
+    assert "1 have another shape" in meta_fill(zoo | {head: torch.ones(41, 128)}, M2F)
+    assert f"it looks like {M2F}" in refused(zoo)
+
+
+def test_a_pickle_that_would_run_code(tmp_path, capsys):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {"a": Evil()}}))
+    with pytest.raises(ValueError, match=r"holds a builtins\.print, and running what a file asks for is not safe"):
+        weights.read_state(tmp_path / "x.pkl")
+    assert capsys.readouterr().out == ""
+
+
+def test_pickles_of_other_things(tmp_path, zoo):
+    path = tmp_path / "x.pkl"
+    for content in ({"model": {"a": "text"}}, [np.zeros(2)], {}):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match="holds no state dict"):
+            weights.read_state(path)
+    path.write_bytes(pickle.dumps({"a": np.arange(3, dtype=">f4")}))  # big-endian
+    assert weights.read_state(path)["a"].tolist() == [0, 1, 2]
+    torch.save({"model": {"a": torch.ones(2)}}, path)  # torch's own format under this name
+    assert weights.read_state(path)["a"].tolist() == [1, 1]
+
+
+def test_classes_are_for_models_that_have_them(aott, tmp_path):
+    weights.save(aott, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="aot-t knows no classes; leave out classes=3"):
+        weights.load("aot-t", tmp_path / "x.safetensors", classes=3)
+
+
 def test_devices():
     assert weights.check_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="'gpu' is not a device"):
@@ -294,3 +402,24 @@ def test_devices():
     if not torch.backends.mps.is_available():
         with pytest.raises(ValueError, match="no Apple GPU"):
             weights.check_device("mps")
+
+
+def test_syncvis_files(zoo, tmp_path):
+    """Ours come back with their classes; what is the host's alone is named."""
+    torch.manual_seed(0)
+    name = "syncvis-r50"
+    model = weights.build(name, 3)
+    weights.save(model, tmp_path / "x.safetensors", half=True)
+    back = weights.load(name, tmp_path / "x.safetensors")
+    assert back.host.classes == 3
+    torch.testing.assert_close(
+        back.exchange.attention.entrance.weight, model.exchange.attention.entrance.weight.half().float()
+    )
+    with pytest.raises(ValueError, match=r"does not fit syncvis-r50: .* missing .*; it looks like mask2former-vis-r50"):
+        weights.fill(weights.build(name), zoo, name=name, source="x.pth")
+    with pytest.warns(UserWarning, match="is for 3 classes and syncvis-r50 was asked for 5"):
+        assert weights.load(name, tmp_path / "x.safetensors", classes=5).host.classes == 5
+
+
+def test_who_finds_objects():
+    assert [weights.finds_objects(n) for n in ("dis-flow", "aost", M2F, "syncvis-swin-l")] == [False, False, True, True]

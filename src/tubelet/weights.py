@@ -7,23 +7,34 @@ import difflib
 import functools
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tubelet.models import mask2former, mask2former_official, syncvis
 from tubelet.models.aot import model as aot
-from tubelet.models.aot.official import looks_official, our_name
+from tubelet.models.aot import official as aot_official
+from tubelet.pickles import read_pickle
 
 SHIPPED = Path(__file__).parent / "pretrained"
+CLASS_HEAD = "decoder.heads.class_embed."  # of a SyncVIS, below `host.`
+QUERIES = ("decoder.query_content", "decoder.query_position")
 
 
 def names() -> list[str]:
     """Every model name that `load` takes, the training-free one first."""
-    return ["dis-flow", *aot.VARIANTS]
+    return ["dis-flow", *aot.VARIANTS, *mask2former.VARIANTS, *syncvis.names()]
+
+
+def finds_objects(name: str) -> bool:
+    """Whether the model finds and classifies objects by itself; the others follow given ones."""
+    return name in mask2former.VARIANTS or name in syncvis.names()
 
 
 def check_name(name: str) -> str:
@@ -41,12 +52,29 @@ def shipped(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def load(name: str, weights: str | Path | None = None, *, device: str | torch.device = "cpu") -> Any:
-    """A model ready for `model.session()`.
+def build(name: str, classes: int | None = None) -> Any:
+    """A trainable model by name with random weights. `classes` (None: the variant's own) only where there are any."""
+    if finds_objects(name):
+        family = mask2former if name in mask2former.VARIANTS else syncvis
+        return family.build(name) if classes is None else family.build(name, classes)
+    if classes is not None:
+        raise ValueError(f"{name} knows no classes; leave out classes={classes}")
+    return aot.build(name)
 
-    `weights`: a safetensors file of ours or an official checkpoint (.pth); None for the weights that come with the
-    package; "random" for none at all (to measure speed). Raises `ValueError` for an unknown name, for a model without
-    shipped weights when none are given, and for a file that does not fit."""
+
+def load(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    classes: int | None = None,
+) -> Any:
+    """A model ready for use.
+
+    `weights`: a safetensors file of ours or an official checkpoint (.pth, .pkl); None for the weights that come with
+    the package; "random" for none at all (to measure speed). `classes`: of a model that has classes; None for as many
+    as the file has. Raises `ValueError` for an unknown name, for a model without shipped weights when none are given,
+    and for a file that does not fit."""
     check_name(name)
     if name == "dis-flow":
         from tubelet.models.flow import DisFlow
@@ -55,7 +83,6 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
             raise ValueError("dis-flow is training-free and takes no weights")
         return DisFlow()
     chosen = check_device(device)
-    model = aot.build(name)
     path = shipped(name) if weights is None else weights
     if path is None:
         raise ValueError(
@@ -64,9 +91,12 @@ def load(name: str, weights: str | Path | None = None, *, device: str | torch.de
         )
     if path == "random":
         warnings.warn(f"{name} has random weights: its masks mean nothing", stacklevel=2)
+        model = build(name, classes)
     else:
-        fill(model, read_state(path), name=name, source=str(path))
-        if Path(path).suffix == ".safetensors":
+        state = read_state(path)
+        model = build(name, classes_of(state) if classes is None and finds_objects(name) else classes)
+        fill(model, state, name=name, source=str(path))
+        if isinstance(model, aot.AOT) and Path(path).suffix == ".safetensors":
             model.long_edge = int(read_metadata(path).get("long_edge", model.long_edge))
     # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -89,26 +119,43 @@ def check_device(device: str | torch.device) -> torch.device:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file: safetensors, or a torch file whose container is `state_dict`, `model` or bare.
+    """The state dict in a file: safetensors, or a torch file or a pickle, in `state_dict`, in `model` or bare.
 
-    A `module.` prefix is taken off. Only tensors are read (`weights_only`), no code is run."""
+    A `module.` prefix is taken off. Only tensors and arrays are read, no code is run."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a file it cannot read
-        raise ValueError(f"{path} is not a checkpoint that can be read safely ({type(error).__name__})") from None
+    content = read_pickle(path) if _is_pickle(path) else _read_torch(path)
     for container in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds no state dict")
-    if not all(isinstance(value, Tensor) for value in content.values()):
+    tensors = {
+        str(key).removeprefix("module."): _tensor(value) if isinstance(value, np.ndarray) else value
+        for key, value in content.items()
+    }
+    if not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{path} holds no state dict: some of its entries are not tensors")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    return tensors
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it is a file of detectron2's model zoo; torch's own are zip files."""
+    return path.suffix == ".pkl" and not zipfile.is_zipfile(path)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError for a file it cannot read
+        raise ValueError(f"{path} is not a checkpoint that can be read safely ({type(error).__name__})") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -125,23 +172,54 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) -> None:
+def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) -> list[str]:
     """Loads a state dict, ours or official, into the model; every key must be used and none be missing.
 
+    One exception is made, and a warning says so: a class head for another number of classes stays as the model has it.
+    Returns the names of the parameters that were left so, usually none.
+
     Raises `ValueError` with a sentence that says what the file looks like, if it does not fit."""
-    if looks_official(set(state)):
-        state = {ours: value for key, value in state.items() if (ours := our_name(key)) is not None}
+    state = our_state(state)
     own = {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.endswith("tracked")}
     given = {key: tuple(value.shape) for key, value in state.items() if not key.endswith("tracked")}
-    if own != given:
+    kept = [key for key in own if CLASS_HEAD in key and own[key] != given.get(key, own[key])]
+    kept = [key for key in kept if own[key][1:] == given[key][1:]]
+    if {**own, **{key: given[key] for key in kept}} != given:
         raise ValueError(f"{source} does not fit {name}: {_difference(own, given)}; {looks_like(given)}")
-    model.load_state_dict({key: state[key].float() for key in own}, strict=False)
+    if kept:
+        theirs, ours = given[kept[0]][0] - 1, own[kept[0]][0] - 1
+        warnings.warn(
+            f"{source} is for {theirs} classes and {name} was asked for {ours}: the class head was not loaded and has "
+            f"to be trained",
+            stacklevel=2,
+        )
+    model.load_state_dict({key: state[key].float() for key in own if key not in kept}, strict=False)
+    return kept
+
+
+def our_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under our names, whoever's it is."""
+    if mask2former_official.looks_official(set(state)):
+        return mask2former_official.our_state(state)
+    if aot_official.looks_official(set(state)):
+        return {ours: value for key, value in state.items() if (ours := aot_official.our_name(key)) is not None}
+    return state
+
+
+def classes_of(state: dict[str, Tensor]) -> int | None:
+    """How many classes a state dict, ours or official, knows besides "no object"; None if there is no class head."""
+    heads = (CLASS_HEAD + "bias", "sem_seg_head.predictor.class_embed.bias")
+    return next((len(value) - 1 for key, value in state.items() if key.endswith(heads)), None)
 
 
 def _difference(own: dict[str, tuple], given: dict[str, tuple]) -> str:
     missing, extra = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     shaped = sorted(key for key in set(own) & set(given) if own[key] != given[key])
+    queries = [key for key in shaped if key.endswith(QUERIES)]
     parts = []
+    if queries:
+        parts.append(f"it has {given[queries[0]][0]} queries where the model has {own[queries[0]][0]}")
+        shaped = [key for key in shaped if key not in queries]
     if missing:
         parts.append(f"{len(missing)} of {len(own)} parameters are missing (first {missing[0]})")
     if extra:
@@ -152,9 +230,11 @@ def _difference(own: dict[str, tuple], given: dict[str, tuple]) -> str:
     return ", ".join(parts)
 
 
-OTHERS = {  # a key (after `our_name`) that gives another architecture away
+OTHERS = {  # a key (under our names) that gives another architecture away
     "lstt.blocks.0.linear_U": "a DeAOT checkpoint, which this library does not have",
-    "sem_seg_head.": "a Mask2Former-style checkpoint (Mask2Former, MinVIS, VITA, SyncVIS, MPVSS)",
+    "vita_module.": "a VITA or GenVIS checkpoint",
+    "syncvis_module.": "a checkpoint of the released SyncVIS code",
+    "decoder.reid_embed.": "a CTVIS checkpoint",
     "image_encoder.trunk": "a SAM 2 checkpoint",
     "image_encoder.blocks": "a Segment Anything checkpoint",
     "pixel_encoder.": "a Cutie checkpoint",
@@ -171,17 +251,21 @@ def looks_like(shapes: dict[str, tuple]) -> str:
     for key, what in OTHERS.items():
         if any(given.startswith(key) for given in shapes):
             return f"it looks like {what}"
-    for name in aot.VARIANTS:
-        if shapes_of(name) == shapes:
+    head = next((shape for key, shape in shapes.items() if key.endswith(CLASS_HEAD + "bias")), None)
+    candidates = [name for name in names() if name != "dis-flow" and finds_objects(name) == (head is not None)]
+    for name in candidates:
+        if shapes_of(name, head and head[0] - 1) == shapes:
             return f"it looks like {name}"
+    if any(given.endswith(QUERIES) for given in shapes):
+        return "it looks like a Mask2Former-style checkpoint (Mask2Former, MinVIS, VITA, SyncVIS, MPVSS)"
     return "it looks like none of the models of this library"
 
 
 @functools.cache
-def shapes_of(name: str) -> dict[str, tuple]:
+def shapes_of(name: str, classes: int | None = None) -> dict[str, tuple]:
     """The shapes of a variant's state dict."""
     with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in aot.build(name).state_dict().items()}
+        return {key: tuple(value.shape) for key, value in build(name, classes).state_dict().items()}
 
 
 def save(model: nn.Module, path: str | Path, *, half: bool = False, metadata: dict[str, str] | None = None) -> None:
@@ -196,10 +280,13 @@ def save(model: nn.Module, path: str | Path, *, half: bool = False, metadata: di
 
 
 def convert(source: str | Path, name: str, target: str | Path, *, half: bool = False) -> int:
-    """An official checkpoint -> our safetensors at `target`. Returns the number of parameters."""
+    """An official checkpoint -> our safetensors at `target`, with as many classes as it has, if it has any.
+
+    Returns the number of parameters."""
     if check_name(name) == "dis-flow":
         raise ValueError("dis-flow has no weights to convert")
-    model = aot.build(name)
-    fill(model, read_state(source), name=name, source=str(source))
+    state = read_state(source)
+    model = build(name, classes_of(state) if finds_objects(name) else None)
+    fill(model, state, name=name, source=str(source))
     save(model, target, half=half, metadata={"model": name, "converted_from": json.dumps(Path(source).name)})
     return sum(p.numel() for p in model.parameters())

@@ -6,9 +6,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from tubelet.types import BACKGROUND, VOID, Frame, Prompt, Track, TrackFrame, check_prompt
+from tubelet.types import BACKGROUND, VOID, Frame, LabelFrame, Prompt, Track, TrackFrame, check_prompt
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound=LabelFrame | TrackFrame)
 
 
 class Session(ABC, Generic[Result]):

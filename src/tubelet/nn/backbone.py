@@ -55,14 +55,15 @@ class MobileNetV2(nn.Module):
         return [self.net.conv_stem, self.net.bn1, *list(self.net.blocks)[:2]]
 
 
-def swin(size: str, *, stages: int = 4, drop_path: float = 0.0) -> SwinTransformer:
-    """Swin-T, -S or -B of window 7."""
+def swin(size: str, *, window: int = 7, stages: int = 4, drop_path: float = 0.0) -> SwinTransformer:
+    """Swin-T, -S, -B or -L. Windows are 7 wide in most weights, 12 in those learned at 384 x 384."""
     channels, depths, heads = {
         "t": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
         "s": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
         "b": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+        "l": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
     }[size]
-    return SwinTransformer(channels, depths, heads, drop_path=drop_path, stages=stages)
+    return SwinTransformer(channels, depths, heads, window=window, drop_path=drop_path, stages=stages)
 
 
 Encoder = ResNet | MobileNetV2 | SwinTransformer
