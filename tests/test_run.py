@@ -1,9 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 
-from tubelet.models.base import Session
-from tubelet.run import MaskFolder, Thumbnails, follow, label_video, predict
-from tubelet.types import Frame, LabelFrame, Prompt
+from tubelet.models.base import Session, TrackSession
+from tubelet.run import MaskFolder, Thumbnails, draw_tracks, follow, label_video, predict, predict_tracks
+from tubelet.types import Frame, LabelFrame, Prompt, Track, TrackFrame, encode_rle
 from tubelet.video.read import read
 from tubelet.video.write import LabelPngs
 from tubelet.viz.palette import VOC
@@ -92,3 +94,62 @@ def test_no_prompt_at_all_is_an_error(tmp_path):
 def test_no_frame_at_all_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no frame"):
         predict(read(iter([])), Late(0), {0: prompt(1)}, tmp_path)
+
+
+class Halves(TrackSession):
+    """A fake that answers two frames late: track 1 is the left half, track 300 the right half of odd frames."""
+
+    def __init__(self):
+        self.waiting: list[TrackFrame] = []
+
+    def feed(self, frame, prompt=None):
+        assert prompt is None
+        size = frame.rgb.shape[:2]
+        left = np.zeros(size, bool)
+        left[:, : size[1] // 2] = True
+        masks = {1: encode_rle(left), **({300: encode_rle(~left)} if frame.index % 2 else {})}
+        self.waiting.append(TrackFrame(frame.index, size, masks, tuple(t for t in self.tracks() if t.id in masks)))
+        return [self.waiting.pop(0)] if len(self.waiting) > 2 else []
+
+    def finish(self):
+        rest, self.waiting = self.waiting, []
+        return rest
+
+    def tracks(self):
+        return [Track(1, 1, 0.9), Track(300, 0, 0.6), Track(1, 0, 0.05)]
+
+
+def test_predict_tracks_writes_tubes_and_pictures(tmp_path):
+    summary, tracks = predict_tracks(read(pictures(5)), Halves(), ["cat", "dog"], tmp_path)
+    assert summary.frames == 5
+    assert summary.objects == (1, 300)
+    assert tracks == Halves().tracks()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["contact_sheet.png", "overlay.mp4", "tracks.json"]
+    found = json.loads((tmp_path / "tracks.json").read_text())
+    assert [(e["category_id"], e["score"]) for e in found] == [(2, 0.9), (1, 0.6), (1, 0.05)]
+    assert [s is not None for s in found[1]["segmentations"]] == [False, True, False, True, False]
+    assert len(list(read(tmp_path / "overlay.mp4"))) == 5
+
+
+def test_only_tracks_that_are_sure_are_drawn():
+    rgb = np.zeros((40, 60, 3), np.uint8)
+    live = Halves()
+    live.feed(Frame(rgb, 1))
+    (result,) = live.finish()
+    both, one, none = (draw_tracks(rgb, result, ["cat", "dog"], show=show) for show in (0.0, 0.7, 0.95))
+    assert both[30, 50].any()
+    assert one[30, 10].any()
+    assert not one[30, 50].any()
+    assert not none.any()
+
+
+def test_tracks_of_a_run_that_dies(tmp_path):
+    class Dies(Halves):
+        def finish(self):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        predict_tracks(read(pictures(5)), Dies(), ["cat", "dog"], tmp_path, draw=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["tracks.json.part"]
+    with pytest.raises(ValueError, match="no frame"):
+        predict_tracks(read([]), Halves(), [], tmp_path / "none", draw=False)

@@ -1,7 +1,7 @@
 """Frames -> session -> results -> writers: the one loop that the command line, the evaluation and a program share."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tubelet.data.dataset import VideoItem, list_images, read_mask
-from tubelet.models.base import Session
-from tubelet.types import Frame, LabelFrame, LabelVideo, Prompt
+from tubelet.models.base import Result, Session, TrackSession
+from tubelet.types import MAX_OBJECT_ID, Frame, LabelFrame, LabelVideo, Prompt, Track, TrackFrame, decode_rle
 from tubelet.video.read import Video, read
-from tubelet.video.write import LabelPngs, Mp4, RleJson
+from tubelet.video.write import LabelPngs, Mp4, RleJson, YtvisJson
 from tubelet.viz.draw import contact_sheet, overlay
 from tubelet.viz.palette import VOC
 from tubelet.viz.progress import progress
@@ -32,12 +32,18 @@ def follow(
     session still owes. Raises `ValueError` for a mask without an object or of another size than its frame."""
     if isinstance(prompts, str | Path):
         prompts = {0: first_prompt(prompts)}
+    at = prompts.at if isinstance(prompts, MaskFolder) else lambda frame: prompts.get(frame.index)
+    yield from watch(frames, session, at)
+
+
+def watch(
+    frames: Iterable[Frame], session: Session[Result], prompt: Callable[[Frame], Prompt | None] = lambda frame: None
+) -> Iterator[tuple[Frame, Result]]:
+    """Feeds a video to a session; yields every frame with its result as soon as it is final."""
     owed: dict[int, Frame] = {}
     for frame in frames:
         owed[frame.index] = frame
-        for result in session.feed(
-            frame, prompts.get(frame.index) if isinstance(prompts, Mapping) else prompts.at(frame)
-        ):
+        for result in session.feed(frame, prompt(frame)):
             yield owed.pop(result.index), result
     for result in session.finish():
         yield owed.pop(result.index), result
@@ -126,20 +132,23 @@ class Summary:
         return self.frames / max(self.model_seconds, 1e-9)
 
 
-class Timed(Session[LabelFrame]):
+class Timed(Session[Result]):
     """A session that also says how long it has been at work."""
 
-    def __init__(self, session: Session[LabelFrame]):
+    def __init__(self, session: Session[Result]):
         self.session, self.seconds = session, 0.0
 
-    def feed(self, frame: Frame, prompt: Prompt | None = None) -> list[LabelFrame]:
+    def feed(self, frame: Frame, prompt: Prompt | None = None) -> list[Result]:
         began = time.perf_counter()
         results = self.session.feed(frame, prompt)
         self.seconds += time.perf_counter() - began
         return results
 
-    def finish(self) -> list[LabelFrame]:
-        return self.session.finish()
+    def finish(self) -> list[Result]:
+        began = time.perf_counter()
+        results = self.session.finish()
+        self.seconds += time.perf_counter() - began
+        return results
 
 
 def predict(
@@ -176,6 +185,57 @@ def predict(
     if draw:
         thumbnails.save(out / "contact_sheet.png")
     return Summary(frames, tuple(sorted(objects)), time.perf_counter() - began, timed.seconds)
+
+
+def predict_tracks(
+    video: Video,
+    session: TrackSession,
+    classes: Sequence[str],
+    out: Path,
+    *,
+    draw: bool = True,
+    show: float = 0.3,
+    fps: float | None = None,
+) -> tuple[Summary, list[Track]]:
+    """Finds, labels and tracks what is in a video and writes, as the stream goes, into `out`: `tracks.json` (the format
+    of YouTube-VIS results, categories numbered from 1 in the order of `classes`), and with `draw` `overlay.mp4` and
+    `contact_sheet.png`, which show tracks of at least the score `show`.
+
+    Returns what was done, and the tracks, best first. A run that dies leaves `.part` files, nothing that looks
+    complete."""
+    timed, began, frames = Timed(session), time.perf_counter(), 0
+    thumbnails = Thumbnails()
+    with ExitStack() as stack:
+        rle = stack.enter_context(YtvisJson(out / "tracks.json"))
+        mp4 = stack.enter_context(Mp4(out / "overlay.mp4", fps or video.fps or 25)) if draw else None
+        for frame, result in watch(progress(video, total=video.frame_count), timed):
+            rle.write(result, frame.name)
+            if mp4 is not None:
+                picture = draw_tracks(frame.rgb, result, classes, show=show)
+                mp4.write(picture)
+                if thumbnails.wants(frame.index):
+                    thumbnails.add(picture, f"frame {frame.name}")
+            frames += 1
+        if not frames:
+            raise ValueError(f"{video.name} has no frame")
+        rle.tracks = session.tracks()
+    if draw:
+        thumbnails.save(out / "contact_sheet.png")
+    ids = tuple(sorted({track.id for track in rle.tracks}))
+    return Summary(frames, ids, time.perf_counter() - began, timed.seconds), list(rle.tracks)
+
+
+def draw_tracks(
+    rgb: UInt8[np.ndarray, "H W 3"], result: TrackFrame, classes: Sequence[str], *, show: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame with its tracks of at least the score `show`, the best on top, each with class, score and id."""
+    labels, names = np.zeros(result.size, np.uint8), {}
+    best = {track.id: track for track in reversed(result.tracks) if track.score >= show}
+    for track in best.values():  # worst first
+        colour = (track.id - 1) % MAX_OBJECT_ID + 1
+        labels[decode_rle(result.masks[track.id])] = colour
+        names[colour] = f"{classes[track.category]} {track.score:.2f} #{track.id}"
+    return overlay(rgb, labels, names=names)
 
 
 def check_used(prompts: "Prompts | MaskFolder", objects: set[int], name: str) -> None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +49,24 @@ def to_model(rgb: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float32[
     image -= np.asarray(IMAGENET_MEAN, np.float32)
     image /= np.asarray(IMAGENET_STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def short_edge_size(height: int, width: int, *, short_edge: int, long_edge: int = 1333) -> tuple[int, int]:
+    """The (height, width) whose short edge is `short_edge`, or whose long edge is `long_edge` if that is less: the rule
+    of detectron2, by which Mask2Former and its relatives see a frame. It enlarges too."""
+    factor = min(short_edge / min(height, width), long_edge / max(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def padded(rgb: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, multiple: int = 32) -> Float32[Tensor, "3 h w"]:
+    """A frame at `size` (height, width), bilinear in 8 bits, then ImageNet mean and deviation, then zeros to the right
+    and below up to multiples of 32: detectron2's rule."""
+    image = Image.fromarray(rgb)
+    if rgb.shape[:2] != tuple(size):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+    x = (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    return F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple))
 
 
 def labels_to_model(labels: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
