@@ -11,7 +11,7 @@ from tubelet.models.mask2former_official import looks_official, our_name, our_st
 
 PARITY = Path(__file__).parent / "parity" / "mask2former_vis"
 # Frozen statistics and scales are not parameters: with them ResNet-101 has the 63.0 of the paper's table.
-PARAMETERS = {"r50": 44.0, "r101": 62.9, "swin-t": 47.4, "swin-s": 68.7, "swin-b": 106.9, "swin-l": 215.5}
+PARAMETERS = {"r50": 44.0, "r101": 62.9, "swin-t": 47.4, "swin-s": 68.7, "swin-b": 106.9, "swin-l": 215.5, "tiny": 1.7}
 
 
 def make(**options) -> mask2former.Mask2Former:

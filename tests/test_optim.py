@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tubelet.models.aot import model as aot
-from tubelet.train.optim import Ema, parameter_groups, polynomial, set_lr
+from tubelet.train.optim import Ema, parameter_groups, polynomial, set_lr, stepped
 
 NO_DECAY = ("relative_value", "relative_position_bias_table", "decoder.out")
 
@@ -56,7 +56,7 @@ def test_without_an_encoder_rate_all_learn_alike():
 
 
 def test_polynomial():
-    at = lambda step: polynomial(step, 1000, 1.0, floor=0.1)  # noqa: E731
+    at = lambda step: polynomial(step, 1.0, steps=1000, floor=0.1)  # noqa: E731
     assert at(0) == pytest.approx(0.1)
     assert at(25) == pytest.approx(0.55)
     assert at(50) == pytest.approx(1.0)
@@ -67,9 +67,27 @@ def test_polynomial():
 
 
 def test_polynomial_at_the_edges():
-    assert polynomial(0, 1, 1.0, floor=0.1) == 1.0  # no room for a warm-up
-    assert polynomial(0, 10, 1.0, floor=0.0, warmup=0.0) == 1.0
-    assert polynomial(5, 10, 0.01, floor=0.1) == pytest.approx(0.01)  # a rate below the floor stays itself
+    assert polynomial(0, 1.0, steps=1, floor=0.1) == 1.0  # no room for a warm-up
+    assert polynomial(0, 1.0, steps=10, floor=0.0, warmup=0.0) == 1.0
+    assert polynomial(5, 0.01, steps=10, floor=0.1) == pytest.approx(0.01)  # a rate below the floor stays itself
+
+
+def test_stepped():
+    rates = [stepped(step, 2.0, drops=(3, 5)) for step in range(7)]
+    assert rates == pytest.approx([2, 2, 2, 0.2, 0.2, 0.02, 0.02])
+
+
+def test_other_rules_of_decay_and_encoders_inside_hosts():
+    model = nn.ModuleDict({"host": nn.ModuleDict({"encoder": nn.Linear(2, 2), "pixel_decoder": nn.Linear(2, 2)})})
+    groups = parameter_groups(
+        model, lr=1.0, weight_decay=0.1, encoder_lr=0.5, decays=lambda name, p: name.endswith("bias")
+    )
+    assert decay_of(model, groups) == {
+        "host.encoder.weight": (0.5, 0.0),
+        "host.encoder.bias": (0.5, 0.1),
+        "host.pixel_decoder.weight": (1.0, 0.0),
+        "host.pixel_decoder.bias": (1.0, 0.1),
+    }
 
 
 def test_set_lr():

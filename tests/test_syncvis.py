@@ -339,7 +339,7 @@ def test_a_third_host():
 def test_variants_and_their_parameters():
     """A second decoder, two feed-forward networks, one attention and one more set of queries: 16.6 M more."""
     assert syncvis.names()[0] == "syncvis-r50"
-    assert len(syncvis.names()) == 6
+    assert len(syncvis.names()) == 7
     with torch.device("meta"):
         built = syncvis.build("syncvis-r50")
     added = sum(p.numel() for p in built.parameters()) - sum(p.numel() for p in built.host.parameters())

@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tubelet.models.aot import model as aot
 from tubelet.train.checkpoint import load_run, save_run
 from tubelet.train.log import Log, read_log
 from tubelet.train.loop import averaged, to_device, train
-from tubelet.train.optim import Ema, parameter_groups
+from tubelet.train.optim import Ema, parameter_groups, polynomial
 from tubelet.train.speed import cpu_kernels
 from tubelet.types import Clip, Frame, Labels, Prompt
 
@@ -194,7 +195,8 @@ def test_seeds_differ(tmp_path):
 
 
 def test_the_schedule_reaches_the_loss_and_the_rate_the_optimizer(tmp_path):
-    model = tiny_run(tmp_path, steps=40, schedule=lambda step: {"x": step}, floor_lr=0.01, log_every=10)
+    rate = partial(polynomial, steps=40, floor=0.01)
+    model = tiny_run(tmp_path, steps=40, schedule=lambda step: {"x": step}, rate=rate, log_every=10)
     assert [options["x"] for options in model.seen] == list(range(40))
     entries = read_log(tmp_path / "log.jsonl")
     assert [entry["step"] for entry in entries] == [10, 20, 30, 40]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tubelet.loss.points import POINTS, Points
 from tubelet.loss.subclips import synchronized_loss
 from tubelet.loss.tubes import deep_supervision
-from tubelet.nn.backbone import Encoder, ResNet, swin
+from tubelet.nn.backbone import Encoder, ResNet, SmallNet, swin
 from tubelet.nn.mask_decoder import MaskDecoder, Prediction
 from tubelet.nn.pixel_decoder import PixelDecoder
 from tubelet.types import Clip, TubeLabels
@@ -143,7 +143,10 @@ def pad_masks(masks: list[Bool[Tensor, "_ T H W"]]) -> list[Bool[Tensor, "_ T _ 
 
 
 def build_encoder(name: str, *, frozen_norm: bool = True) -> Encoder:
-    """The encoders of the paper: `r50`, `r101`, `swin-t`, `swin-s` (window 7), `swin-b`, `swin-l` (window 12)."""
+    """The encoders of the paper: `r50`, `r101`, `swin-t`, `swin-s` (window 7), `swin-b`, `swin-l` (window 12); and
+    `tiny`, which is ours."""
+    if name == "tiny":
+        return SmallNet()
     if name.startswith("swin-"):
         size = name.removeprefix("swin-")
         return swin(size, window=12 if size in "bl" else 7, drop_path=0.3)
@@ -157,7 +160,11 @@ VARIANTS: dict[str, dict] = {
     "mask2former-vis-swin-s": {"encoder": "swin-s"},
     "mask2former-vis-swin-b": {"encoder": "swin-b"},
     "mask2former-vis-swin-l": {"encoder": "swin-l", "queries": 200},
-}
+    # Ours, to learn from scratch in minutes: `recipes/vis.py`, tests.
+    "mask2former-vis-tiny": {
+        "encoder": "tiny", "queries": 20, "channels": 64, "layers": 3, "pixel_layers": 2, "hidden": 256,
+    },
+}  # fmt: skip
 
 
 def build(name: str, classes: int = 40, queries: int | None = None, *, frozen_norm: bool = True) -> Mask2Former:
@@ -168,4 +175,4 @@ def build(name: str, classes: int = 40, queries: int | None = None, *, frozen_no
     options = dict(VARIANTS[name])
     own = options.pop("queries", 100)
     encoder = build_encoder(options.pop("encoder"), frozen_norm=frozen_norm)
-    return Mask2Former(encoder, classes=classes, queries=own if queries is None else queries)
+    return Mask2Former(encoder, classes=classes, queries=own if queries is None else queries, **options)

@@ -8,6 +8,7 @@ dict has the same names either way, but for the counter that only learning needs
 from typing import Any
 
 import timm
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -55,6 +56,45 @@ class MobileNetV2(nn.Module):
         return [self.net.conv_stem, self.net.bn1, *list(self.net.blocks)[:2]]
 
 
+class SmallNet(nn.Module):
+    """A few residual blocks at strides 4, 8, 16, 32 with 32, 64, 96, 128 channels: learns from scratch in minutes on a
+    CPU, for tests and ablations. Group normalisation, so that small batches do not matter."""
+
+    channels = (32, 64, 96, 128)
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList()
+        before = 3
+        for i, width in enumerate(self.channels):
+            entrance = nn.Conv2d(before, width, 7 if i == 0 else 3, 4 if i == 0 else 2, 3 if i == 0 else 1)
+            self.stages.append(nn.Sequential(entrance, nn.GroupNorm(8, width), nn.ReLU(), Block(width), Block(width)))
+            before = width
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+    def stem(self) -> list[nn.Module]:
+        """Everything up to the first map."""
+        return [self.stages[0]]
+
+
+class Block(nn.Module):
+    """Two convolutions with a shortcut."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.first_norm, self.second_norm = (nn.GroupNorm(8, width) for _ in range(2))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        y = F.relu(self.first_norm(self.first(x)))
+        return F.relu(x + self.second_norm(self.second(y)))
+
+
 def swin(size: str, *, window: int = 7, stages: int = 4, drop_path: float = 0.0) -> SwinTransformer:
     """Swin-T, -S, -B or -L. Windows are 7 wide in most weights, 12 in those learned at 384 x 384."""
     channels, depths, heads = {
@@ -66,4 +106,4 @@ def swin(size: str, *, window: int = 7, stages: int = 4, drop_path: float = 0.0)
     return SwinTransformer(channels, depths, heads, window=window, drop_path=drop_path, stages=stages)
 
 
-Encoder = ResNet | MobileNetV2 | SwinTransformer
+Encoder = ResNet | MobileNetV2 | SwinTransformer | SmallNet

@@ -7,6 +7,7 @@ reproduced by us. `aost_cpu` is the recipe of the weights that come with the pac
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,7 +214,7 @@ def run(name: str, recipe: VosRecipe) -> Path:
     from tubelet.models.aot.model import build
     from tubelet.train.curves import draw_curves
     from tubelet.train.loop import train
-    from tubelet.train.optim import parameter_groups
+    from tubelet.train.optim import parameter_groups, polynomial
     from tubelet.weights import fill, read_state, save
 
     folder, state = recipe.run.out / name, PartialState(cpu=not torch.cuda.is_available())
@@ -243,7 +244,7 @@ def run(name: str, recipe: VosRecipe) -> Path:
         folder=folder,
         schedule=schedule(recipe),
         precision=recipe.precision,
-        floor_lr=recipe.floor_lr,
+        rate=partial(polynomial, steps=recipe.steps, floor=recipe.floor_lr),
         log_every=recipe.run.log_every,
         save_every=recipe.run.save_every,
         evaluate=validation(recipe) if recipe.validation.every else None,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +39,7 @@ def train(
     folder: Path,
     schedule: Callable[[int], dict] = lambda step: {},
     precision: str = "no",
-    floor_lr: float = 2e-5,
+    rate: Callable[[int, float], float] | None = None,
     clip_norm: float = 5.0,
     ema_share: float = 0.1,
     log_every: int = 20,
@@ -53,7 +54,8 @@ def train(
 
     `groups`: AdamW groups with a `base_lr` (`optim.parameter_groups`). `batches(start, stop)`: the batches of those
     steps, of this process. `schedule(step)`: keyword arguments of `model.loss` at that step. `precision`: `no`, `bf16`
-    or `fp16`. `ema_share`: the average looks back over this share of all steps. `evaluate` gets the averaged model.
+    or `fp16`. `rate(step, base_lr)`: the learning rate of a group (None: `optim.polynomial` down to 2e-5). `ema_share`:
+    the average looks back over this share of all steps (0: not at all). `evaluate` gets the averaged model.
     `stop(step)`: whether to save and leave early (the schedule stays that of `steps`). `seed`: with the number of a
     step, of all chance in it (drop path, identities), so that it is the same however the run was cut.
 
@@ -61,6 +63,7 @@ def train(
     # Not every parameter has a gradient at every step: the identity bank of AOT has none during feedback.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[sharing])
+    rate = rate or partial(polynomial, steps=steps, floor=2e-5)
     main, device = accelerator.is_main_process, accelerator.device
     ema = Ema(model.to(device), 1 - 1 / max(1.0, ema_share * steps))
     with cpu_kernels(model) if device.type == "cpu" else nullcontext():
@@ -77,7 +80,7 @@ def train(
 
         model.train()
         for clip, labels in batches(step, steps):
-            set_lr(optimizer, lambda base: polynomial(step, steps, base, floor=floor_lr))  # noqa: B023
+            set_lr(optimizer, partial(rate, step))
             torch.manual_seed(seed * 1_000_003 + step)
             losses = trainee(to_device(clip, device), to_device(labels, device), **schedule(step))
             values = finite_values(losses, step, clip)
@@ -88,8 +91,8 @@ def train(
             ema.update(model)
             step += 1
             if step % log_every == 0 and log:
-                rate = (step - resumed) / (time.monotonic() - began)
-                log.write(step=step, **values, norm=float(norm or 0), lr=optimizer.param_groups[0]["lr"], rate=rate)
+                pace = (step - resumed) / (time.monotonic() - began)
+                log.write(step=step, **values, norm=float(norm or 0), lr=optimizer.param_groups[0]["lr"], rate=pace)
             if step % save_every == 0:
                 save()
             if evaluate is not None and evaluate_every and step % evaluate_every == 0 and log:

@@ -1,6 +1,6 @@
 """Optimiser groups, the learning-rate schedule, and the moving average of the weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,22 @@ def parameter_groups(
     encoder_lr: float | None = None,
     no_decay: tuple[str, ...] = (),
     frozen: tuple[nn.Module, ...] = (),
+    decays: Callable[[str, Tensor], bool] | None = None,
 ) -> list[dict]:
     """AdamW groups that hold every trainable parameter exactly once.
 
-    Biases, one-dimensional weights outside the encoder, and names that contain one of `no_decay` are not decayed.
-    Parameters of `encoder` learn at `encoder_lr` (None: like the rest). `frozen` modules get no gradient."""
+    Biases, one-dimensional weights outside the encoder, and names that contain one of `no_decay` are not decayed, or
+    what else `decays(name, parameter)` says. Parameters of an `encoder` learn at `encoder_lr` (None: like the rest).
+    `frozen` modules get no gradient."""
     for module in frozen:
         module.requires_grad_(False)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for name, p in trainable:
-        in_encoder = name.startswith("encoder.")
+        in_encoder = "encoder" in name.split(".")
         plain = name.endswith("bias") or (p.ndim == 1 and not in_encoder) or any(part in name for part in no_decay)
-        groups.setdefault((in_encoder, not plain), []).append(p)
+        decayed = not plain if decays is None else decays(name, p)
+        groups.setdefault((in_encoder, decayed), []).append(p)
     out = [
         {
             "params": params,
@@ -41,7 +44,7 @@ def parameter_groups(
     return out
 
 
-def polynomial(step: int, steps: int, base: float, *, floor: float, warmup: float = 0.05, power: float = 0.9) -> float:
+def polynomial(step: int, base: float, *, steps: int, floor: float, warmup: float = 0.05, power: float = 0.9) -> float:
     """Linear warm-up from `floor` over the first share of the steps, then polynomial decay back to it."""
     floor = min(floor, base)
     start = int(warmup * steps)
@@ -49,6 +52,11 @@ def polynomial(step: int, steps: int, base: float, *, floor: float, warmup: floa
         return floor + (base - floor) * step / start
     progress = min(1.0, (step - start) / max(1, steps - start))
     return floor + (base - floor) * (1 - progress) ** power
+
+
+def stepped(step: int, base: float, *, drops: Sequence[int], factor: float = 0.1) -> float:
+    """A tenth of the rate from each step of `drops` on."""
+    return base * factor ** sum(step >= drop for drop in drops)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float]) -> None:
