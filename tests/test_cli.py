@@ -67,6 +67,28 @@ def test_predict_then_score(clip, tmp_path, capsys):
     assert set(score["J-per-object"]) == {"masks_1", "masks_2"}
 
 
+@pytest.mark.parametrize(("benchmark", "numbers"), [("ytvis", 12), ("ovis", 18)])
+def test_score_tubes(tmp_path, capsys, benchmark, numbers):
+    files, result = vis_files(tmp_path), tmp_path / "out" / "score.json"
+    dispatch(["score", benchmark, *files, "--json", str(result), "--long", "3", "--zip", str(tmp_path / "s.zip")])
+    said = capsys.readouterr().out
+    assert "1 predictions for 1 videos" in said
+    assert "cat" in said
+    score = json.loads(result.read_text())
+    assert score["AP"] == pytest.approx(1)
+    assert len(score["short"]) == numbers
+    assert score["long"]["AP"] == -1
+    dispatch(["score", benchmark, *files[:2], "--pred", str(tmp_path / "s.zip")])
+    assert "100.0" in capsys.readouterr().out
+
+
+def test_score_tubes_loads_nothing_heavy(tmp_path):
+    command = ["score", "ytvis", *vis_files(tmp_path)]
+    code = f"import sys\nfrom tubelet.cli import dispatch\ndispatch({command!r})\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_predict_with_a_folder_of_masks(clip, tmp_path):
     given = tmp_path / "given"
     given.mkdir()
@@ -94,6 +116,20 @@ def test_masks_that_belong_to_no_frame(clip, tmp_path, monkeypatch, capsys):
 def image(path: Path, array: np.ndarray) -> str:
     Image.fromarray(array).save(path)
     return str(path)
+
+
+def vis_files(tmp: Path) -> list[str]:
+    """The options for a truth and a result file: one instance in two frames, found."""
+    masks = [{"size": list(SIZE), "counts": [0, 20, SIZE[0] * SIZE[1] - 20]}, None]
+    tube = {"video_id": 1, "category_id": 1, "segmentations": masks}
+    truth = {
+        "videos": [{"id": 1, "height": SIZE[0], "width": SIZE[1], "length": 2}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{**tube, "id": 1, "iscrowd": 0, "occlusion": ["no_occlusion", None]}],
+    }
+    (tmp / "truth.json").write_text(json.dumps(truth))
+    (tmp / "results.json").write_text(json.dumps([{**tube, "score": 0.5}]))
+    return ["--gt", str(tmp / "truth.json"), "--pred", str(tmp / "results.json")]
 
 
 def bad_inputs(clip: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
@@ -126,10 +162,13 @@ def bad_inputs(clip: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "no data": (["eval", "davis", "--data", str(tmp), "--out", out], "JPEGImages"),
         "nothing to score": (["score", "davis", "--gt", str(clip), "--pred", str(tmp)], "masks"),
         "ytvos needs meta": (["score", "ytvos", "--gt", str(clip), "--pred", str(tmp)], "--meta"),
+        "no truth": (["score", "ytvis", "--gt", "no.json", "--pred", str(text)], "no.json does not exist"),
+        "truth is no JSON": (["score", "ovis", "--gt", str(text), "--pred", str(text)], "text.mp4 is not JSON"),
+        "long is no list": (["score", "ytvis", *vis_files(tmp), "--long", "no.txt"], "neither a number of frames"),
     }
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", range(23))
 def test_bad_input_is_one_sentence(case, clip, tmp_path, monkeypatch, capsys):
     name, (arguments, expected) = list(bad_inputs(clip, tmp_path).items())[case]
     said = fails(arguments, monkeypatch, capsys)

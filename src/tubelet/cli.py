@@ -6,88 +6,136 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 import tubelet
 
 if TYPE_CHECKING:
-    from tubelet.models.base import Session
-    from tubelet.types import LabelFrame
+    from tubelet.metrics.jf import JFResult, YTVOSResult
+    from tubelet.metrics.vis_ap import VISResult
+    from tubelet.models.base import Session, TrackSession
+    from tubelet.run import MaskFolder
+    from tubelet.types import LabelFrame, Prompt
 
 DEFAULT_MODEL = "dis-flow"
 Positional = tyro.conf.Positional
 Precision = Literal["float32", "bf16", "fp16"]
 
 
+@dataclass(frozen=True)
+class Options:
+    """Which model, and how it is opened."""
+
+    model: str = DEFAULT_MODEL
+    """A name of `tubelet list`."""
+    weights: Path | None = None
+    """Our safetensors or an official checkpoint (.pth, .pkl); by default what comes with the package. "random" to
+    measure speed."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
+    precision: Precision = "float32"
+    """bf16 is faster on recent CPUs and GPUs; see docs/measured.md for what it costs."""
+    long_edge: int | None = None
+    """Shrink frames to this many pixels for the model; masks still come out at full size."""
+    depth: int | None = None
+    """AOST: blocks to use, 1 to 3; fewer are faster."""
+    memory: int | None = None
+    """AOT family: frames to remember for the long term; 0 for no bound, as in the paper."""
+    flip: bool = False
+    """AOT family: also look at the mirrored video, and average."""
+    scales: tuple[float, ...] = ()
+    """AOT family: look at the video at these scales, and average; the paper's are 1.2 1.3 1.4."""
+    short_edge: int | None = None
+    """Models that find objects: the size at which they see a frame; 360 by default, 448 or 480 with Swin."""
+    window: int | None = None
+    """Models that find objects: frames they see together; by default as many as fit into 2 GB."""
+    overlap: int | None = None
+    """Models that find objects: frames that windows share, 2 by default."""
+    top: int | None = None
+    """Models that find objects: the most tracks to keep; 10 by default, as for YouTube-VIS; 20 for OVIS."""
+    min_score: float | None = None
+    """Models that find objects: leave out tracks below this score, 0 to 1."""
+    classes: str | None = None
+    """What the classes of the weights are called, if they do not say: ytvis_2019, ytvis_2021, ovis or coco."""
+    only: tuple[str, ...] = ()
+    """Models that find objects: only these classes."""
+
+
+Flat = Annotated[Options, tyro.conf.arg(name="")]
+
+
 def predict(
     video: Positional[str],
     out: Path,
-    model: str = DEFAULT_MODEL,
-    weights: Path | None = None,
+    options: Flat = Options(),
     mask: Path | None = None,
     masks: Path | None = None,
-    device: str = "auto",
-    precision: Precision = "float32",
-    depth: int | None = None,
-    long_edge: int | None = None,
-    memory: int | None = None,
-    flip: bool = False,
-    scales: tuple[float, ...] = (),
     draw: bool = True,
     fps: float | None = None,
     on_error: Literal["raise", "stop", "skip"] = "raise",
     overwrite: bool = False,
 ) -> None:
-    """Follow objects through a video, from their masks in its first frame.
+    """Follow objects through a video from their masks in its first frame, or find and track them.
 
-    Writes OUT/masks/FRAME.png (one object id per pixel), OUT/masks.json (COCO RLE), OUT/overlay.mp4 and
-    OUT/contact_sheet.png, frame by frame: a run that is stopped leaves the finished frames.
+    Models that follow write OUT/masks/FRAME.png (one object id per pixel) and OUT/masks.json (COCO RLE); models that
+    find objects write OUT/tracks.json (YouTube-VIS results). Both write OUT/overlay.mp4 and OUT/contact_sheet.png,
+    frame by frame: a run that is stopped leaves the finished frames.
 
         tubelet predict clip.mp4 --mask first.png --out result
+        tubelet predict clip.mp4 --model syncvis-r50 --weights FILE --out result
 
     Args:
         video: A video file, a folder of images, a quoted glob, a URL, or a camera's index.
         out: Folder for the results; it is created.
-        model: A name of `tubelet list`.
-        weights: Our safetensors or an official checkpoint (.pth); by default what comes with the package.
         mask: Mask of the first frame: a PNG whose pixel values are object ids 1, 2, ..., 0 where nothing is.
         masks: Folder of such masks for any frames, named like the frame or ending in its index. Later ones bring new
             objects or correct known ones.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
-        precision: bf16 is faster on recent CPUs and GPUs; see docs/measured.md for what it costs.
-        depth: Blocks to use, 1 to 3 (AOST only): fewer are faster.
-        long_edge: Shrink frames to this many pixels for the model; masks still come out at full size.
-        memory: Frames to remember for the long term (AOT family); 0 for no bound, as in the paper.
-        flip: Also look at the mirrored video, and average (AOT family).
-        scales: Look at the video at these scales, and average (AOT family); the paper's are 1.2 1.3 1.4.
         draw: Write the overlay and the contact sheet.
         fps: Frame rate of the overlay, if the source does not tell.
         on_error: What to do where the video is damaged.
         overwrite: Replace results that OUT already holds.
     """
-    from tubelet.run import MaskFolder, first_prompt, open_video
-    from tubelet.run import predict as run
+    from tubelet.run import open_video, predict_tracks
+    from tubelet.run import predict as follow
+    from tubelet.weights import check_name, finds_objects
 
-    if (mask is None) == (masks is None):
-        raise ValueError("give either --mask FIRST.png or --masks FOLDER: the objects to follow")
-    source = open_video(video, on_error=on_error)
-    prompts = {0: first_prompt(mask)} if mask is not None else MaskFolder(masks)  # pyright: ignore[reportArgumentType]
-    prepare_output(out, overwrite=overwrite)
-    session = open_session(
-        model, weights, device, precision, depth=depth, long_edge=long_edge, memory=memory, flip=flip, scales=scales
-    )
-    summary = run(source, session, prompts, out, draw=draw, fps=fps)
+    if finds_objects(check_name(options.model)):
+        if mask is not None or masks is not None:
+            raise ValueError(f"{options.model} finds objects by itself; leave out --mask and --masks")
+        source = open_video(video, on_error=on_error)
+        prepare_output(out, overwrite=overwrite)
+        new_session, names = finder(options)
+        summary, tracks = predict_tracks(source, new_session(), names, out, draw=draw, fps=fps)
+        for track in tracks:
+            print(f"#{track.id:<4d} {track.score:.3f}  {names[track.category]}")
+    else:
+        prompts = given_masks(mask, masks)
+        source = open_video(video, on_error=on_error)
+        prepare_output(out, overwrite=overwrite)
+        summary = follow(source, open_session(options), prompts, out, draw=draw, fps=fps)
     print(
-        f"{summary.frames} frames, {len(summary.objects)} objects, {model}: {summary.fps:.1f} frames per second "
-        f"({summary.seconds:.1f} s with reading and writing)\n{out}"
+        f"{summary.frames} frames, {len(summary.objects)} objects, {options.model}: "
+        f"{summary.fps:.1f} frames per second ({summary.seconds:.1f} s with reading and writing)\n{out}"
     )
+
+
+def given_masks(mask: Path | None, masks: Path | None) -> "dict[int, Prompt] | MaskFolder":
+    """What the user says about the objects to follow."""
+    from tubelet.run import MaskFolder, first_prompt
+
+    if mask is not None and masks is None:
+        return {0: first_prompt(mask)}
+    if masks is not None and mask is None:
+        return MaskFolder(masks)
+    raise ValueError("give either --mask FIRST.png or --masks FOLDER: the objects to follow")
 
 
 def score(
-    benchmark: Positional[Literal["davis", "ytvos"]],
+    benchmark: Positional[Literal["davis", "ytvos", "ytvis", "ovis"]],
     gt: Path,
     pred: Path,
     json: Path | None = None,
@@ -95,91 +143,137 @@ def score(
     binary: bool = False,
     meta: Path | None = None,
     seen: Path | None = None,
-    workers: int = 1,
+    long: str | None = None,
+    zip: Path | None = None,
+    workers: int | None = None,
 ) -> None:
-    """Score predicted masks against the truth; no model is involved.
+    """Score predictions against the truth; no model is involved.
 
-    Each folder holds SEQUENCE/00000.png ... . DAVIS is the official semi-supervised protocol: J and F with mean, recall
-    and decay, first and last frame not scored.
+    davis and ytvos take folders of masks, SEQUENCE/00000.png ... . DAVIS is the official semi-supervised protocol: J
+    and F with mean, recall and decay, first and last frame not scored. ytvis and ovis take a truth and a result file
+    (JSON, .gz or .zip) and give the official AP and AR.
 
         tubelet score davis --gt DAVIS/Annotations/480p --pred results --sequences DAVIS/ImageSets/2017/val.txt
+        tubelet score ytvis --gt instances.json --pred results.json
 
     Args:
-        benchmark: davis, or ytvos (mean over seen and unseen categories; needs --meta and --seen).
-        gt: Folder of true masks, one folder per sequence.
-        pred: Folder of predicted masks, likewise.
+        benchmark: davis; ytvos (mean over seen and unseen categories; needs --meta and --seen); ytvis; ovis.
+        gt: Folder of true masks, one folder per sequence; for ytvis and ovis a file.
+        pred: Folder or file of predictions, likewise.
         json: Also write the numbers here.
-        sequences: Text file with the names to score; by default every folder of GT.
-        binary: Merge all objects into one (DAVIS 2016).
+        sequences: davis: text file with the names to score; by default every folder of GT.
+        binary: davis: merge all objects into one (DAVIS 2016).
         meta: ytvos: meta.json of the scored split.
         seen: ytvos: meta.json of the train split, whose categories are the seen ones.
-        workers: Processes; more than one pays from about a thousand frames on.
+        long: ytvis, ovis: also score short and long videos apart. A number of frames from which a video is long, or a
+            text file with the ids or names of the long ones.
+        zip: ytvis, ovis: check the predictions and pack them for the server; GT may then be without annotations.
+        workers: Processes; by default one, or all cores for a large ytvis or ovis file.
     """
     import json as json_
 
-    from tubelet.data.davis import read_split
-    from tubelet.metrics.jf import score_folders, score_ytvos
+    if benchmark in ("ytvis", "ovis"):
+        from tubelet.metrics.vis_ap import long_videos, pack, score_vis
 
-    if benchmark == "ytvos":
-        if meta is None or seen is None:
-            raise ValueError("ytvos needs --meta META.json of the scored split and --seen META.json of the train split")
-        result = score_ytvos(gt, pred, meta, seen=seen, workers=workers)
+        if zip is not None and not pack(zip, gt, pred):
+            return
+        lengthy = None if long is None else long_videos(long)
+        result = score_vis(gt, pred, occlusion=benchmark == "ovis", long=lengthy, workers=workers)
     else:
-        names = None if sequences is None else read_split(sequences)
-        result = score_folders(gt, pred, sequences=names, binary=binary, workers=workers)
+        result = score_masks(benchmark, gt, pred, sequences, binary, meta, seen, workers or 1)
     print(result.table())
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(json_.dumps(result.to_json(), indent=1) + "\n")
 
 
+def score_masks(
+    benchmark: str,
+    gt: Path,
+    pred: Path,
+    sequences: Path | None,
+    binary: bool,
+    meta: Path | None,
+    seen: Path | None,
+    workers: int,
+) -> "JFResult | YTVOSResult":
+    """`score` for folders of masks."""
+    from tubelet.data.davis import read_split
+    from tubelet.metrics.jf import score_folders, score_ytvos
+
+    if benchmark == "ytvos":
+        if meta is None or seen is None:
+            raise ValueError("ytvos needs --meta META.json of the scored split and --seen META.json of the train split")
+        return score_ytvos(gt, pred, meta, seen=seen, workers=workers)
+    names = None if sequences is None else read_split(sequences)
+    return score_folders(gt, pred, sequences=names, binary=binary, workers=workers)
+
+
 def evaluate(
-    benchmark: Positional[Literal["davis", "ytvos"]],
+    benchmark: Positional[Literal["davis", "ytvos", "ytvis", "ovis"]],
     data: Path,
     out: Path,
-    model: str = DEFAULT_MODEL,
-    weights: Path | None = None,
+    options: Flat = Options(),
     year: Literal[2016, 2017] = 2017,
     split: str | None = None,
     resolution: str = "480p",
     all_frames: bool = False,
-    device: str = "auto",
-    precision: Precision = "float32",
-    depth: int | None = None,
-    long_edge: int | None = None,
-    memory: int | None = None,
-    flip: bool = False,
-    scales: tuple[float, ...] = (),
+    frames: Path | None = None,
     json: Path | None = None,
 ) -> None:
-    """Predict a benchmark's videos from their first masks, and score them.
+    """Predict a benchmark's videos, and score them.
 
         tubelet eval davis --data DAVIS --model aost --out runs/davis
+        tubelet eval ytvis --data instances.json --frames JPEGImages --model syncvis-r50 --weights FILE --out runs/vis
 
-    Masks go to OUT/SEQUENCE/FRAME.png. DAVIS is scored at once. For YouTube-VOS, whose truth is on its server,
-    OUT/submission.zip is written.
+    DAVIS and YouTube-VOS start from their first masks; masks go to OUT/SEQUENCE/FRAME.png. For ytvis and ovis tracks go
+    to OUT/results.json. Where the truth is on a server, OUT/submission.zip is written.
 
     Args:
-        benchmark: davis or ytvos.
-        data: Root of the data set (JPEGImages, Annotations, ImageSets; or valid/ with meta.json).
-        out: Folder for the masks.
-        model: A name of `tubelet list`.
-        weights: Our safetensors or an official checkpoint (.pth); by default what comes with the package.
+        benchmark: davis, ytvos, ytvis or ovis.
+        data: Root of the data set (JPEGImages, Annotations, ImageSets; or valid/ with meta.json), or the file of
+            ytvis and ovis.
+        out: Folder for the results.
         year: DAVIS 2016 (one object) or 2017.
         split: A file of ImageSets/YEAR without .txt (davis: val), or a folder of YouTube-VOS (valid).
         resolution: DAVIS folder below JPEGImages and Annotations.
         all_frames: YouTube-VOS at 30 frames per second (valid_all_frames).
-        device: auto, cpu, cuda, cuda:1 or mps.
-        precision: float32, bf16 or fp16.
-        depth: Blocks to use, 1 to 3 (AOST only).
-        long_edge: Shrink frames to this many pixels for the model.
-        memory: Frames to remember for the long term (AOT family); 0 for no bound, as in the paper.
-        flip: Also look at the mirrored video, and average (AOT family).
-        scales: Look at the video at these scales, and average (AOT family).
+        frames: ytvis, ovis: the folder that the file names start from; by default JPEGImages beside the file.
         json: Also write the numbers here.
     """
     import json as json_
 
+    from tubelet.weights import check_name, finds_objects
+
+    finds = benchmark in ("ytvis", "ovis")
+    if finds != finds_objects(check_name(options.model)):
+        kind = "find objects, as mask2former-vis-r50 does" if finds else "follow given objects, as aost does"
+        raise ValueError(f"{benchmark} is for models that {kind}; {options.model} does not")
+    make_output(out)
+    result = (
+        evaluate_finding(benchmark, data, out, options, frames)
+        if finds
+        else evaluate_following(benchmark, data, out, options, year, split, resolution, all_frames)
+    )
+    if result is None:
+        print(out / "submission.zip")
+        return
+    print(result.table())
+    if json is not None:
+        json.write_text(json_.dumps(result.to_json(), indent=1) + "\n")
+
+
+def evaluate_following(
+    benchmark: str,
+    data: Path,
+    out: Path,
+    options: Options,
+    year: Literal[2016, 2017],
+    split: str | None,
+    resolution: str,
+    all_frames: bool,
+) -> "JFResult | None":
+    """`evaluate` for models that follow given objects; None if only the server can score."""
     from tubelet.data.davis import read_davis
     from tubelet.data.ytvos import read_ytvos, write_submission
     from tubelet.metrics.jf import score_folders
@@ -190,23 +284,39 @@ def evaluate(
         videos = read_davis(data, year=year, split=split or "val", resolution=resolution)
     else:
         videos = read_ytvos(data, split=split or "valid", all_frames=all_frames)
-    make_output(out)
-    new_session = session_maker(
-        model, weights, device, precision, depth=depth, long_edge=long_edge, memory=memory, flip=flip, scales=scales
-    )
-    frames, seconds = 0, 0.0
-    for item in progress(list(videos), unit="videos", description=model):
+    new_session = session_maker(options)
+    count, seconds = 0, 0.0
+    for item in progress(list(videos), unit="videos", description=options.model):
         summary = predict_item(item, new_session(), out / item.name)
-        frames, seconds = frames + summary.frames, seconds + summary.model_seconds
-    print(f"{frames} frames of {len(videos)} videos, {frames / max(seconds, 1e-9):.2f} frames per second in the model")
-    if benchmark == "ytvos":
-        write_submission(out / "submission.zip", out, videos)
-        print(out / "submission.zip")
-        return
-    result = score_folders(data / "Annotations" / resolution, out, sequences=videos.names, binary=year == 2016)
-    print(result.table())
-    if json is not None:
-        json.write_text(json_.dumps(result.to_json(), indent=1) + "\n")
+        count, seconds = count + summary.frames, seconds + summary.model_seconds
+    print(f"{count} frames of {len(videos)} videos, {count / max(seconds, 1e-9):.2f} frames per second in the model")
+    if benchmark == "davis":
+        return score_folders(data / "Annotations" / resolution, out, sequences=videos.names, binary=year == 2016)
+    write_submission(out / "submission.zip", out, videos)
+    return None
+
+
+def evaluate_finding(
+    benchmark: str, data: Path, out: Path, options: Options, frames: Path | None
+) -> "VISResult | None":
+    """`evaluate` for models that find objects; None if only the server can score."""
+    from tubelet.data.ytvis import read_ytvis
+    from tubelet.metrics.vis_ap import pack, score_vis
+    from tubelet.run import predict_set
+    from tubelet.types import Frame
+    from tubelet.viz.progress import progress
+
+    known = read_ytvis(data, frames=frames or data.parent / "JPEGImages")
+    new_session, names = finder(options)
+    if len(names) != len(known.categories):
+        raise ValueError(f"{options.model} knows {len(names)} classes but {data} has {len(known.categories)}")
+    videos = progress(list(known.videos.values()), unit="videos", description=options.model)
+    clips = ((video.id, (Frame(video.load_frame(t), t) for t in range(video.length))) for video in videos)
+    summary = predict_set(clips, new_session, out / "results.json", categories=sorted(known.categories))
+    print(f"{summary.frames} frames of {len(known)} videos, {summary.fps:.2f} frames per second in the model")
+    if not pack(out / "submission.zip", data, out / "results.json"):
+        return None
+    return score_vis(data, out / "results.json", occlusion=benchmark == "ovis")
 
 
 def train(arguments: list[str]) -> None:
@@ -214,15 +324,16 @@ def train(arguments: list[str]) -> None:
 
     tubelet train aost-cpu --run.minutes 90
     """
-    from tubelet.recipes.vos import RECIPES, run
+    from tubelet.recipes import vis, vos
 
-    recipes = {name: (recipe.about, recipe) for name, recipe in RECIPES.items()}
+    recipes = {name: (recipe.about, recipe) for name, recipe in {**vos.RECIPES, **vis.RECIPES}.items()}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in recipes:
         raise ValueError(f"there is no recipe {arguments[0]!r}; {nearest(arguments[0], list(recipes))}")
     description = inspect.cleandoc(train.__doc__ or "")
     recipe = tyro.extras.overridable_config_cli(recipes, args=arguments, prog="tubelet train", description=description)
     name = next(argument for argument in arguments if argument in recipes)
-    print(f"weights in {run(name, recipe) / 'weights.safetensors'}")
+    folder = vis.run(name, recipe) if isinstance(recipe, vis.VisRecipe) else vos.run(name, recipe)
+    print(f"weights in {folder / 'weights.safetensors'}")
 
 
 def convert(source: Positional[Path], out: Path, model: str, half: bool = False) -> None:
@@ -242,16 +353,10 @@ def convert(source: Positional[Path], out: Path, model: str, half: bool = False)
 
 
 def bench(
-    model: str = DEFAULT_MODEL,
-    weights: Path | None = None,
+    options: Flat = Options(),
     size: str = "480x854",
     objects: int = 3,
     frames: int = 10,
-    device: str = "auto",
-    precision: Precision = "float32",
-    depth: int | None = None,
-    long_edge: int | None = None,
-    memory: int | None = None,
 ) -> None:
     """Measure frames per second and peak memory of a model on a generated clip.
 
@@ -261,27 +366,23 @@ def bench(
     on the weights, so a model without any is measured with random ones.
 
     Args:
-        model: A name of `tubelet list`.
-        weights: A weights file; not needed.
         size: Height x width of the frames.
-        objects: How many objects are followed, 1 to 254.
+        objects: How many objects are followed, 1 to 254; models that find objects take no notice.
         frames: Frames to time.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        precision: float32, bf16 or fp16.
-        depth: Blocks to use, 1 to 3 (AOST only).
-        long_edge: Shrink frames to this many pixels for the model.
-        memory: Frames to remember for the long term (AOT family); 0 for no bound.
     """
-    from tubelet.metrics.speed import measure, parse_size
-    from tubelet.weights import shipped
+    from tubelet.metrics.speed import measure, measure_finding, parse_size
+    from tubelet.weights import check_name, finds_objects, shipped
 
     height, width = parse_size(size)
+    if options.weights is None and check_name(options.model) != "dis-flow" and shipped(options.model) is None:
+        options = replace(options, weights=Path("random"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        weights = weights or (Path("random") if model != "dis-flow" and shipped(model) is None else None)
-        session = open_session(model, weights, device, precision, depth=depth, long_edge=long_edge, memory=memory)
-    speed = measure(session, (height, width), objects, frames)
-    print(f"{model}, {height}x{width}, {objects} objects, {precision}\n{speed}")
+        if finds_objects(options.model):
+            speed, what = measure_finding(finder(options)[0](), (height, width), frames), "its own objects"
+        else:
+            speed, what = measure(open_session(options), (height, width), objects, frames), f"{objects} objects"
+    print(f"{options.model}, {height}x{width}, {what}, {options.precision}\n{speed}")
 
 
 def list_models() -> None:
@@ -339,7 +440,7 @@ def demo(
         for t in range(frames):
             clip.write(rgb[t])
             truth.write(ids[t], f"{t:05d}")
-    session = open_session(model, None, "auto", "float32")
+    session = open_session(Options(model))
     prompts = {0: first_prompt(out / "truth" / "masks" / "00000.png")}
     summary = run(read(out / "clip.mp4"), session, prompts, out)
     result = score_folders(out / "truth", out, sequences=["masks"])
@@ -353,7 +454,10 @@ def demo(
 def prepare_output(out: Path, *, overwrite: bool) -> None:
     """`make_output`, and empty of results of an earlier run. Raises `FileExistsError` if it holds some that would be
     mixed with the new ones."""
-    old = [*out.glob("masks/*.png"), *(p for name in ("masks.json", "overlay.mp4") if (p := out / name).exists())]
+    old = [
+        *out.glob("masks/*.png"),
+        *(p for name in ("masks.json", "tracks.json", "overlay.mp4") if (p := out / name).exists()),
+    ]
     if old and not overwrite:
         raise FileExistsError(f"{out} already holds results; choose another folder or add --overwrite")
     make_output(out)
@@ -371,44 +475,92 @@ def make_output(out: Path) -> None:
         raise OSError(f"cannot write to {out}: {error.strerror or error}; choose another output folder") from None
 
 
-def session_maker(
-    model: str,
-    weights: Path | None,
-    device: str,
-    precision: str,
-    *,
-    depth: int | None = None,
-    long_edge: int | None = None,
-    memory: int | None = None,
-    flip: bool = False,
-    scales: tuple[float, ...] = (),
-) -> "Callable[[], Session[LabelFrame]]":
-    """Loads a model; returns a function that opens a session of it with the options that were given."""
+def open_model(options: Options) -> "tuple[Any, dict[str, Any]]":
+    """A loaded model, and the keyword arguments for its sessions that were given.
+
+    Raises `ValueError` for options that this model does not have."""
     import torch
 
-    from tubelet.weights import load
+    from tubelet.models.clips import ClipSession
+    from tubelet.weights import finds_objects, load
 
+    device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    options = {"depth": depth, "long_edge": long_edge, "autocast": dtype}
-    options |= {"flip": flip or None, "scales": scales or None}
-    given = {name: value for name, value in options.items() if value is not None}
-    if memory is not None:
-        given["max_memory"] = memory or None
-    loaded = load(model, weights if weights is None else str(weights), device=device)
-    known = inspect.signature(loaded.session).parameters
-    if strange := [name for name in given if name not in known]:
-        flags = {"autocast": "--precision", "max_memory": "--memory"}
-        raise ValueError(
-            f"{model} does not take {', '.join(flags.get(n, '--' + n.replace('_', '-')) for n in strange)}"
-        )
+    loaded = load(options.model, None if options.weights is None else str(options.weights), device=device)
+    dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
+    memory = None if options.memory is None else (options.memory or "no bound")
+    flags = {
+        "--precision": ("autocast", dtype),
+        "--long-edge": ("long_edge", options.long_edge),
+        "--depth": ("depth", options.depth),
+        "--memory": ("max_memory", memory),
+        "--flip": ("flip", options.flip or None),
+        "--scales": ("scales", options.scales or None),
+        "--short-edge": ("short_edge", options.short_edge),
+        "--window": ("window", options.window),
+        "--overlap": ("overlap", options.overlap),
+        "--top": ("most", options.top),
+        "--min-score": ("min_score", options.min_score),
+        "--only": ("categories", options.only or None),
+    }
+    given = {flag: pair for flag, pair in flags.items() if pair[1] is not None}
+    opened = ClipSession if finds_objects(options.model) else loaded.session
+    known = inspect.signature(opened).parameters
+    if strange := [flag for flag, (name, _) in given.items() if name not in known]:
+        raise ValueError(f"{options.model} does not take {', '.join(strange)}")
+    return loaded, {name: None if value == "no bound" else value for name, value in given.values()}
+
+
+def session_maker(options: Options) -> "Callable[[], Session[LabelFrame]]":
+    """Loads a model that follows objects; returns a function that opens a session of it."""
+    loaded, given = open_model(options)
     return lambda: loaded.session(**given)
 
 
-def open_session(*args, **options) -> "Session[LabelFrame]":
+def open_session(options: Options) -> "Session[LabelFrame]":
     """One session of `session_maker`."""
-    return session_maker(*args, **options)()
+    from tubelet.weights import check_name, finds_objects
+
+    if finds_objects(check_name(options.model)):
+        raise ValueError(f"{options.model} finds objects by itself; this needs a model that follows given ones")
+    return session_maker(options)()
+
+
+def finder(options: Options) -> "tuple[Callable[[], TrackSession], list[str]]":
+    """Loads a model that finds objects; returns a function that opens a session of it, and the names of its classes."""
+    loaded, given = open_model(options)
+    count = getattr(loaded, "host", loaded).classes
+    names = class_names(options, count)
+    if unknown := [name for name in options.only if name not in names]:
+        raise ValueError(f"there is no class {unknown[0]!r}; {nearest(unknown[0], names)}")
+    if options.only:
+        given["categories"] = tuple(names.index(name) for name in options.only)
+    return lambda: loaded.session(**given), names
+
+
+def class_names(options: Options, count: int) -> list[str]:
+    """What the classes of the weights are called: as the file or the user says, or by their number.
+
+    Raises `ValueError` if the names asked for are not as many."""
+    from tubelet.data.classes import COCO, NAMES
+    from tubelet.weights import read_metadata
+
+    if options.classes is None and options.weights is not None and options.weights.suffix == ".safetensors":
+        said = read_metadata(options.weights).get("classes", "").split()
+        if len(said) == count:
+            return said
+    known = {**NAMES, "coco": [name.replace(" ", "_") for name in COCO.values()]}
+    name = options.classes or {25: "ovis", 40: "ytvis_2021", 80: "coco"}.get(count)
+    if name is None:
+        return [f"class_{i}" for i in range(1, count + 1)]
+    if name not in known:
+        raise ValueError(f"there are no classes called {name!r}; {nearest(name, list(known))}")
+    if len(known[name]) != count:
+        raise ValueError(f"the weights have {count} classes, {name} has {len(known[name])}")
+    if options.classes is None and count == 40:
+        warnings.warn("the classes are called as in YouTube-VIS 2021; for 2019 say --classes ytvis_2019", stacklevel=2)
+    return list(known[name])
 
 
 COMMANDS: dict[str, Callable] = {

@@ -1,5 +1,7 @@
 """Frames -> session -> results -> writers: the one loop that the command line, the evaluation and a program share."""
 
+import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -223,6 +225,39 @@ def predict_tracks(
         thumbnails.save(out / "contact_sheet.png")
     ids = tuple(sorted({track.id for track in rle.tracks}))
     return Summary(frames, ids, time.perf_counter() - began, timed.seconds), list(rle.tracks)
+
+
+def predict_set(
+    videos: Iterable[tuple[int, Iterable[Frame]]],
+    new_session: Callable[[], TrackSession],
+    path: Path,
+    *,
+    categories: Sequence[int] | None = None,
+) -> Summary:
+    """The result file of a whole set of videos (id, frames), each through a session of its own.
+
+    `categories`: the category id of each class (None: its index + 1). The file is there when all videos are done; until
+    then, and if the run dies, there is `PATH.part`."""
+    began, count, seconds, found = time.perf_counter(), 0, 0.0, 0
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="ascii") as out, tempfile.TemporaryDirectory() as folder:
+        out.write("[")
+        for video_id, frames in videos:
+            own, session = Path(folder) / "video.json", new_session()
+            timed = Timed(session)
+            with YtvisJson(own, video_id=video_id, categories=categories) as rle:
+                for frame, result in watch(frames, timed):
+                    rle.write(result, frame.name)
+                    count += 1
+                rle.tracks = session.tracks()
+            for entry in json.loads(own.read_text(encoding="ascii")):
+                out.write(("," if found else "") + "\n" + json.dumps(entry))
+                found += 1
+            seconds += timed.seconds
+        out.write("\n]\n")
+    part.replace(path)
+    return Summary(count, (), time.perf_counter() - began, seconds)
 
 
 def draw_tracks(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tubelet.data.synthetic import make_clip
-from tubelet.models.base import Session
+from tubelet.models.base import Session, TrackSession
 from tubelet.types import MAX_OBJECT_ID, Frame, LabelFrame, Prompt
 
 
@@ -58,6 +58,20 @@ def measure(session: Session[LabelFrame], size: tuple[int, int], objects: int, f
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
+    return _speed(seconds)
+
+
+def measure_finding(session: TrackSession, size: tuple[int, int], frames: int) -> Speed:
+    """Times a whole generated clip of `frames` frames, whose answers come in bursts: each frame counts as the mean."""
+    rgb, _ = make_clip(0, frames=min(frames, 16), size=size, objects=(3, 3), pace=1.0)
+    began = time.perf_counter()
+    for t in range(frames):
+        session.feed(Frame(rgb[t % len(rgb)], t))
+    session.finish()
+    return _speed([(time.perf_counter() - began) / frames])
+
+
+def _speed(seconds: list[float]) -> Speed:
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return Speed(tuple(seconds), peak, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)

@@ -24,16 +24,17 @@ from tubelet.train.checkpoint import load_run, save_run
 from tubelet.train.log import Log
 from tubelet.train.optim import Ema, polynomial, set_lr
 from tubelet.train.speed import cpu_kernels
-from tubelet.types import Clip, Labels
+from tubelet.types import Clip, Labels, TubeLabels
 
-Part = TypeVar("Part", Clip, Labels)
+Truth = TypeVar("Truth", Labels, TubeLabels)
+Part = TypeVar("Part", Clip, Labels, TubeLabels)
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def train(
     model: Model,
     groups: list[dict],
-    batches: Callable[[int, int], Iterator[tuple[Clip, Labels]]],
+    batches: Callable[[int, int], Iterator[tuple[Clip, Truth]]],
     *,
     steps: int,
     folder: Path,
@@ -110,7 +111,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, clip: Clip, labels: Labels, **options) -> dict[str, Tensor]:
+    def forward(self, clip: Clip, labels: Labels | TubeLabels, **options) -> dict[str, Tensor]:
         return self.model.loss(clip, labels, **options)  # pyright: ignore[reportCallIssue]
 
 
