@@ -254,3 +254,91 @@ def test_eval_ytvos_writes_the_submission(tmp_path, capsys):
         assert sorted(submission.namelist()) == [f"Annotations/v1/{name}.png" for name in names]
     assert 2 not in np.asarray(Image.open(tmp_path / "out/v1/00005.png"))
     assert 2 in np.asarray(Image.open(tmp_path / "out/v1/00010.png"))
+
+
+# ---- models that find objects
+
+
+def video_folder(path: Path, frames: int = 4) -> Path:
+    path.mkdir(parents=True)
+    for t in range(frames):
+        Image.fromarray(np.full((48, 64, 3), 40 * t, np.uint8)).save(path / f"{t:05d}.jpg")
+    return path
+
+
+def finding(*arguments) -> list[str]:
+    return [str(a) for a in arguments] + ["--model", "syncvis-tiny", "--weights", "random", "--short-edge", "64"]
+
+
+@pytest.mark.filterwarnings("ignore:syncvis-tiny has random", "ignore:the classes are called")
+def test_predict_without_masks(tmp_path, capsys):
+    frames = video_folder(tmp_path / "frames")
+    dispatch(finding("predict", frames, "--out", tmp_path / "out", "--window", 3, "--top", 4))
+    found = json.loads((tmp_path / "out" / "tracks.json").read_text())
+    assert 0 < len(found) <= 4
+    assert all(len(entry["segmentations"]) == 4 for entry in found)
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    assert "4 frames" in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="already holds results"):
+        dispatch(finding("predict", frames, "--out", tmp_path / "out"))
+
+
+@pytest.mark.filterwarnings("ignore:syncvis-tiny has random", "ignore:the classes are called")
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--mask", "x.png"], "syncvis-tiny finds objects by itself; leave out --mask"),
+        (["--depth", "2"], "syncvis-tiny does not take --depth"),
+        (["--only", "dgo"], "there is no class 'dgo'; did you mean dog"),
+        (["--classes", "ovis"], "the weights have 40 classes, ovis has 25"),
+        (["--classes", "ytvis"], "there are no classes called 'ytvis'; did you mean ytvis_20"),
+        (["--window", "2"], "does not move on"),
+    ],
+)
+def test_options_that_do_not_fit_finding(tmp_path, extra, says):
+    with pytest.raises(ValueError, match=says):
+        dispatch(finding("predict", video_folder(tmp_path / "f"), "--out", tmp_path / "out") + extra)
+
+
+def test_models_and_benchmarks_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="davis is for models that follow given objects"):
+        dispatch(finding("eval", "davis", "--data", tmp_path, "--out", tmp_path / "o"))
+    with pytest.raises(ValueError, match="ytvis is for models that find objects"):
+        dispatch(["eval", "ytvis", "--data", str(tmp_path), "--out", str(tmp_path / "o"), "--model", "aost"])
+    with pytest.raises(ValueError, match="aost does not take --window, --top"):
+        dispatch(["bench", "--model", "aost", "--window", "3", "--top", "2"])
+    with pytest.raises(ValueError, match="needs a model that follows"):
+        dispatch(["demo", "--model", "syncvis-r50", "--out", str(tmp_path / "d")])
+
+
+@pytest.mark.filterwarnings("ignore:syncvis-tiny has random", "ignore:the classes are called")
+def test_eval_ytvis(tmp_path, capsys):
+    from tubelet.data.classes import categories
+
+    video_folder(tmp_path / "JPEGImages" / "v")
+    names = [f"v/{t:05d}.jpg" for t in range(4)]
+    rle = {"size": [48, 64], "counts": [0, 48 * 64]}
+    truth = {
+        "videos": [{"id": 3, "width": 64, "height": 48, "length": 4, "file_names": names}],
+        "categories": categories("ytvis_2021"),
+        "annotations": [
+            {"id": 1, "video_id": 3, "category_id": 9, "iscrowd": 0, "segmentations": [rle] * 4,
+             "bboxes": [[0, 0, 64, 48]] * 4, "areas": [48 * 64] * 4}
+        ],
+    }  # fmt: skip
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    command = finding("eval", "ytvis", "--data", tmp_path / "truth.json", "--out", tmp_path / "out")
+    dispatch([*command, "--json", str(tmp_path / "numbers.json")])
+    assert {e["video_id"] for e in json.loads((tmp_path / "out" / "results.json").read_text())} == {3}
+    assert (tmp_path / "out" / "submission.zip").is_file()
+    assert 0 <= json.loads((tmp_path / "numbers.json").read_text())["AP"] <= 1
+    assert "AP" in capsys.readouterr().out
+    truth["annotations"] = []
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    dispatch(command)
+    assert "submission.zip" in capsys.readouterr().out
+
+
+def test_bench_of_a_model_that_finds_objects(capsys):
+    dispatch(["bench", "--model", "mask2former-vis-tiny", "--size", "64x96", "--frames", "3", "--short-edge", "64"])
+    assert "its own objects" in capsys.readouterr().out
