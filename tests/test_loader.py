@@ -10,12 +10,15 @@ from tubelet.data.dataset import read_video
 from tubelet.data.loader import (
     ClipStream,
     collate,
+    collate_tubes,
     image_source,
     load,
     merged_source,
     synthetic_source,
+    tube_source,
     video_source,
 )
+from tubelet.data.shapes import make_tubes
 from tubelet.types import VOID
 
 DAVIS = Path(__file__).parents[2] / "shared/data/davis"
@@ -26,6 +29,24 @@ def constant(rng, *, value, shape=(2, 17, 18)):
     return np.full((*shape, 3), value, np.uint8), np.full(shape, int(rng.integers(1, 5)), np.uint8)
 
 
+def tubes(classes, *, frames=2, size=(5, 6), seen=True):
+    """White clips whose objects fill the frame, if they are seen."""
+    masks = np.full((len(classes), frames, *size), seen)
+    return np.full((frames, *size, 3), 255, np.uint8), masks, np.array(classes, np.int64)
+
+
+def tube_fingerprint(batches) -> list:
+    return [
+        (
+            c.images.double().sum().item(),
+            c.numbers.tolist(),
+            [k.tolist() for k in t.classes],
+            [m.sum().item() for m in t.masks],
+        )
+        for c, t in batches
+    ]
+
+
 def fingerprint(batches) -> list:
     return [(c.images.double().sum().item(), labels.ids.tolist()) for c, labels in batches]
 
@@ -34,6 +55,12 @@ def fingerprint(batches) -> list:
 def stream():
     sources = [(synthetic_source((32, 33), 3), 4.0), (partial(constant, value=9, shape=(3, 32, 33)), 1.0)]
     return ClipStream(sources, batch=2, seed=4)
+
+
+@pytest.fixture(scope="module")
+def tube_stream():
+    sources = [(tube_source((32, 33), 3), 1.0), (tube_source((40, 17), 3, objects=(2, 2), pace=2.0), 1.0)]
+    return ClipStream(sources, batch=3, seed=4, collate=collate_tubes)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +130,54 @@ def test_collate_scales_images_and_does_not_count_void():
     assert labels.objects.tolist() == [2, 0]
     assert labels.ids[0, 1, 1, 1] == VOID
     assert labels.ids.dtype == torch.int64
+
+
+def test_tubes_of_different_sizes_are_padded_to_the_largest():
+    clip, labels = collate_tubes([tubes([3, 1], size=(5, 9)), tubes([0], size=(7, 4))])
+    assert clip.images.shape == (2, 2, 3, 7, 9)
+    for b, (h, w) in enumerate([(5, 9), (7, 4)]):
+        inside = torch.zeros(7, 9, dtype=torch.bool)
+        inside[:h, :w] = True
+        assert torch.equal(clip.images[b] == 1, inside.expand(2, 3, 7, 9))
+        assert torch.equal(clip.images[b] == 0, ~inside.expand(2, 3, 7, 9))
+        assert torch.equal(labels.masks[b], inside.expand(len(labels.classes[b]), 2, 7, 9))
+    assert [k.tolist() for k in labels.classes] == [[3, 1], [0]]
+    assert [k.dtype for k in labels.classes] == [torch.int64] * 2
+
+
+def test_tubes_that_no_frame_shows_are_left_out():
+    rgb, masks, classes = tubes([4, 2, 3])
+    masks[0], masks[1, 0] = False, False
+    _, labels = collate_tubes([(rgb, masks, classes), tubes([1, 1], seen=False), tubes([])])
+    assert [k.tolist() for k in labels.classes] == [[2, 3], [], []]
+    assert [m.shape for m in labels.masks] == [(2, 2, 5, 6), (0, 2, 5, 6), (0, 2, 5, 6)]
+
+
+def test_tubes_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="same `frames`"):
+        collate_tubes([tubes([1], frames=n) for n in (1, 2)])
+
+
+def test_a_batch_of_one_size_is_the_same_pictures_by_either_collate():
+    rgb, masks, classes = make_tubes(3, frames=2, size=(32, 32))
+    ids = (masks * np.arange(1, len(masks) + 1)[:, None, None, None]).sum(0).astype(np.uint8)
+    assert torch.equal(collate([(rgb, ids)])[0].images, collate_tubes([(rgb, masks, classes)])[0].images)
+
+
+def test_a_stream_of_tubes_keeps_numbers_and_parts(tube_stream):
+    whole = tube_fingerprint(load(tube_stream, stop=4))
+    assert [numbers for _, numbers, _, _ in whole] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert tube_fingerprint(load(tube_stream, start=2, stop=4)) == whole[2:]
+    sources = list(zip(tube_stream.sources, tube_stream.shares.tolist(), strict=True))
+    parts = [ClipStream(sources, batch=3, seed=4, part=(i, 2), collate=collate_tubes) for i in range(2)]
+    assert tube_fingerprint([parts[k % 2][k // 2] for k in range(4)]) == whole
+    assert {c.images.shape[3:] for c, _ in load(tube_stream, stop=4)} >= {(40, 33)}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+def test_the_number_of_workers_does_not_change_tubes(tube_stream):
+    here = tube_fingerprint(load(tube_stream, stop=4))
+    assert tube_fingerprint(load(tube_stream, stop=4, workers=2)) == here
 
 
 def test_video_and_image_sources_give_labelled_clips(video):

@@ -2,83 +2,42 @@
 
 So a run that resumes at step k sees what it would have seen, whatever the number of workers.
 
-A source is a callable `rng -> (rgb (T, H, W, 3) uint8, ids (T, H, W) uint8)` that draws everything from the
-generator it is given. The sources here are `functools.partial`s of plain functions, so that they also travel
-to spawned workers."""
+A source is a callable that draws everything from the generator it is given. There are two kinds, each with its
+`collate`, which makes a batch of clips:
+
+    rng -> (rgb (T, H, W, 3) uint8, ids (T, H, W) uint8)                              `collate` -> (Clip, Labels)
+    rng -> (rgb, masks (N, T, H, W) bool, classes (N,) int64)                   `collate_tubes` -> (Clip, TubeLabels)
+
+The sources here are `functools.partial`s of plain functions, so that they also travel to spawned workers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch.utils.data import DataLoader, Dataset
 
 from tubelet.data.augment import augment_video, merge, move_image
 from tubelet.data.dataset import VideoItem, open_image, read_mask
 from tubelet.data.sampling import renumber, sample_clip
+from tubelet.data.shapes import CALM, Tubes, make_tubes
 from tubelet.data.synthetic import make_clip
-from tubelet.types import VOID, Clip, Labels
+from tubelet.types import VOID, Clip, Labels, TubeLabels
 
 RgbIds = tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W"]]
 Source = Callable[[np.random.Generator], RgbIds]
+TubeSource = Callable[[np.random.Generator], Tubes]
+Drawn = TypeVar("Drawn", RgbIds, Tubes)
+Truth = TypeVar("Truth", Labels, TubeLabels)
 
 
-class ClipStream(Dataset):
-    """`stream[k]` is the k-th batch, `(Clip, Labels)`, of clips from weighted `sources`.
-
-    Each clip of a batch comes from a source drawn by weight (any positive numbers); all sources must give
-    clips of the same frames and size. `part` (i, n): this is process i of n, which together take n batches a step.
-    Raises `ValueError` for no source, a weight that is not positive, or clips that differ."""
-
-    def __init__(
-        self, sources: Sequence[tuple[Source, float]], *, batch: int, seed: int = 0, part: tuple[int, int] = (0, 1)
-    ) -> None:
-        if not sources or any(weight <= 0 for _, weight in sources) or batch < 1:
-            raise ValueError(
-                f"a clip stream needs sources with positive weights and a batch of at least 1; "
-                f"got weights {[weight for _, weight in sources]} and batch {batch}"
-            )
-        self.sources = [source for source, _ in sources]
-        weights = np.array([weight for _, weight in sources], float)
-        self.shares = weights / weights.sum()
-        self.batch = batch
-        self.seed = seed
-        self.part = part
-
-    def clip(self, number: int) -> RgbIds:
-        """Clip `number` of the stream, before it becomes part of a batch."""
-        rng = np.random.default_rng([self.seed, number])
-        return self.sources[rng.choice(len(self.sources), p=self.shares)](rng)
-
-    def __getitem__(self, step: int) -> tuple[Clip, Labels]:
-        process, processes = self.part
-        first = (step * processes + process) * self.batch
-        numbers = range(first, first + self.batch)
-        clip, labels = collate([self.clip(number) for number in numbers])
-        return replace(clip, numbers=torch.tensor(numbers)), labels
-
-
-def load(stream: ClipStream, *, start: int = 0, stop: int, workers: int = 0) -> Iterator[tuple[Clip, Labels]]:
-    """The batches `start` .. `stop - 1` of a stream in order, prepared by `workers` processes (0: by this one)."""
-    # Batches are asked for by number, so the order holds for any number of workers.
-    return iter(
-        DataLoader(
-            stream,
-            batch_size=None,
-            sampler=range(start, stop),
-            num_workers=workers,
-            worker_init_fn=_one_thread,
-            prefetch_factor=4 if workers else None,
-        )
-    )
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)
+# ---- batches
 
 
 def collate(clips: Sequence[RgbIds]) -> tuple[Clip, Labels]:
@@ -97,6 +56,93 @@ def collate(clips: Sequence[RgbIds]) -> tuple[Clip, Labels]:
     return Clip(images.contiguous()), Labels(ids, objects)
 
 
+def collate_tubes(clips: Sequence[Tubes]) -> tuple[Clip, TubeLabels]:
+    """A batch of B clips of any sizes: images (B, T, 3, H, W) float32 0..1, and of each clip its classes (N,) int64 and
+    masks (N, T, H, W), without the objects that no frame shows.
+
+    H and W are the largest of the batch; smaller clips are padded to the right and below, images with 0, masks with
+    False. Raises `ValueError` if the clips differ in frames."""
+    lengths = {len(rgb) for rgb, _, _ in clips}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the clips of a batch must agree in frames, but they have {sorted(lengths)}; "
+            "give all sources the same `frames`"
+        )
+    height, width = (max(rgb.shape[axis] for rgb, _, _ in clips) for axis in (1, 2))
+    images = torch.zeros(len(clips), lengths.pop(), 3, height, width)
+    labels = TubeLabels([], [])
+    for image, (rgb, masks, classes) in zip(images, clips, strict=True):
+        h, w = rgb.shape[1:3]
+        image[..., :h, :w] = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
+        shown = masks.any((1, 2, 3))
+        labels.classes.append(torch.from_numpy(classes[shown]))
+        labels.masks.append(F.pad(torch.from_numpy(masks[shown]), (0, width - w, 0, height - h)))
+    return Clip(images), labels
+
+
+class ClipStream(Dataset, Generic[Drawn, Truth]):
+    """`stream[k]` is the k-th batch, `(Clip, Labels)` or what else `collate` makes, of clips from weighted `sources`.
+
+    Each clip of a batch comes from a source drawn by weight (any positive numbers); all sources must give
+    clips of the same kind, frames and (for `collate`) size. `part` (i, n): this is process i of n, which together take
+    n batches a step. Raises `ValueError` for no source, a weight that is not positive, or clips that differ."""
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Callable[[np.random.Generator], Drawn], float]],
+        *,
+        batch: int,
+        seed: int = 0,
+        part: tuple[int, int] = (0, 1),
+        collate: Callable[[Sequence[Drawn]], tuple[Clip, Truth]] = collate,
+    ) -> None:
+        if not sources or any(weight <= 0 for _, weight in sources) or batch < 1:
+            raise ValueError(
+                f"a clip stream needs sources with positive weights and a batch of at least 1; "
+                f"got weights {[weight for _, weight in sources]} and batch {batch}"
+            )
+        self.sources = [source for source, _ in sources]
+        weights = np.array([weight for _, weight in sources], float)
+        self.shares = weights / weights.sum()
+        self.batch = batch
+        self.seed = seed
+        self.part = part
+        self.collate = collate
+
+    def clip(self, number: int) -> Drawn:
+        """Clip `number` of the stream, before it becomes part of a batch."""
+        rng = np.random.default_rng([self.seed, number])
+        return self.sources[rng.choice(len(self.sources), p=self.shares)](rng)
+
+    def __getitem__(self, step: int) -> tuple[Clip, Truth]:
+        process, processes = self.part
+        first = (step * processes + process) * self.batch
+        numbers = range(first, first + self.batch)
+        clip, labels = self.collate([self.clip(number) for number in numbers])
+        return replace(clip, numbers=torch.tensor(numbers)), labels
+
+
+def load(
+    stream: ClipStream[Drawn, Truth], *, start: int = 0, stop: int, workers: int = 0
+) -> Iterator[tuple[Clip, Truth]]:
+    """The batches `start` .. `stop - 1` of a stream in order, prepared by `workers` processes (0: by this one)."""
+    # Batches are asked for by number, so the order holds for any number of workers.
+    return iter(
+        DataLoader(
+            stream,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            worker_init_fn=_one_thread,
+            prefetch_factor=4 if workers else None,
+        )
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
 # ---- sources
 
 
@@ -107,6 +153,22 @@ def synthetic_source(size: tuple[int, int], frames: int, *, objects: tuple[int, 
 
 def _draw_synthetic(rng: np.random.Generator, *, size, frames, objects) -> RgbIds:
     return make_clip(int(rng.integers(2**62)), frames=frames, size=size, objects=objects)
+
+
+def tube_source(
+    size: tuple[int, int],
+    frames: int,
+    *,
+    objects: tuple[int, int] = (1, 4),
+    pace: float | None = None,
+    calm: float = CALM,
+) -> TubeSource:
+    """Clips of `make_tubes`, for a stream with `collate=collate_tubes`."""
+    return partial(_draw_tubes, size=size, frames=frames, objects=objects, pace=pace, calm=calm)
+
+
+def _draw_tubes(rng: np.random.Generator, **options) -> Tubes:
+    return make_tubes(int(rng.integers(2**62)), **options)
 
 
 def video_source(

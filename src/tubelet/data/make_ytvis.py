@@ -42,7 +42,7 @@ def write_ytvis(path: Path | str, content: Mapping[str, Any]) -> None:
 
 
 @dataclass
-class _File:
+class Content:
     """The file as it grows. `ids`: category name -> id; a new name gets the next one."""
 
     ids: dict[str, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def from_folders(
 
     Raises `FileNotFoundError` naming what is missing; `ValueError` for a mask without a frame or of another size, or an
     object without a name."""
-    frames, masks, out = Path(frames), Path(masks), _File()
+    frames, masks, out = Path(frames), Path(masks), Content()
     for item, prefix in progress(list(_folder_videos(frames, masks)), unit="videos", description="reading masks"):
         shown: dict[int, dict[int, dict]] = {}
         size = (0, 0)
@@ -157,7 +157,7 @@ def from_labelme(folder: Path | str) -> dict[str, Any]:
 
     Raises `FileNotFoundError` if there is no labelme file, `ValueError` naming the file that cannot be read, holds a
     shape without an area, or is of another size than the first."""
-    folder, out = Path(folder), _File()
+    folder, out = Path(folder), Content()
     folders = [folder] if list(folder.glob("*.json")) else sorted({p.parent for p in folder.glob("*/*.json")})
     if not folders:
         raise FileNotFoundError(f"{folder} holds no labelme file; expected 00000.json, ... in it or one level down")
@@ -280,7 +280,7 @@ def from_coco(path: Path | str, *, dataset: str | None = None) -> dict[str, Any]
     kinds = {c["id"]: c["name"] for c in content["categories"]}
     if dataset is not None and any(COCO.get(i) != name for i, name in kinds.items()):
         raise ValueError(f"{path} does not have COCO's categories, so they cannot be renamed to those of {dataset}")
-    out = _File({c["name"]: c["id"] for c in (content["categories"] if dataset is None else categories(dataset))})
+    out = Content({c["name"]: c["id"] for c in (content["categories"] if dataset is None else categories(dataset))})
     if dataset is None and len(out.ids) < len(kinds):
         raise ValueError(f"{path} has two categories of the same name; names must differ")
     by_image: dict[Any, list[dict]] = {}
@@ -314,7 +314,7 @@ def _coco_videos(images: Iterable[dict]) -> list[list[dict]]:
 
 
 def _add_coco_video(
-    out: _File, images: list[dict], by_image: dict[Any, list[dict]], kinds: dict[int, str], dataset: str | None
+    out: Content, images: list[dict], by_image: dict[Any, list[dict]], kinds: dict[int, str], dataset: str | None
 ) -> None:
     sizes = {(image["height"], image["width"]) for image in images}
     if len(sizes) > 1:

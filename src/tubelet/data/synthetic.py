@@ -7,7 +7,7 @@ posts that others pass behind. How a scene moves and is filmed is in `scene`, it
 All sizes grow with the short side of the frame, here called `unit`, so a scene looks alike at any
 resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -23,6 +23,7 @@ MAX_PACE = 8
 MAX_TRIES = 200
 
 Body = tuple[Part, ...]
+DrawPart = Callable[[np.random.Generator, float, Texture], Part]  # the float is a diameter in pixels
 
 
 def make_clip(
@@ -60,18 +61,7 @@ def make_clip(
 def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int) -> Scene:
     """A random scene with `count` objects, each of them visible at time 0."""
     unit = min(size)
-    scene = Scene(
-        size=size,
-        backdrop=draw_backdrop(rng, size),
-        things=(),
-        camera=_draw_camera(rng, unit),
-        light=_draw_light(rng),
-        shutter=float(rng.choice([0, 0, rng.uniform(0.3, 1)])),
-        shadow=float(rng.choice([0, rng.uniform(0.2, 0.6)])),
-        sigma=float(rng.choice([0, 2, rng.uniform(2, 8)])),
-        blur=float(rng.choice([0, 0, 0, 0, rng.uniform(0.4, 1)])) * unit / 192,
-        jpeg=int(rng.choice([0, 0, int(rng.integers(25, 90))])),
-    )
+    scene = draw_stage(rng, size)
     for attempt in range(MAX_TRIES):
         # Where too many large things hide each other, they get smaller until all are seen.
         largest = max(0.25, 0.75 * 0.95**attempt)
@@ -82,7 +72,26 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int) -> S
     raise AssertionError(f"no layout of {count} objects on {size} shows them all in {MAX_TRIES} tries")
 
 
-def draw_backdrop(rng: np.random.Generator, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def draw_stage(rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None) -> Scene:
+    """A scene without things: backdrop, camera, light. `clutter` draws what lies about, by default `draw_part`."""
+    unit = min(size)
+    return Scene(
+        size=size,
+        backdrop=draw_backdrop(rng, size, clutter),
+        things=(),
+        camera=_draw_camera(rng, unit),
+        light=_draw_light(rng),
+        shutter=float(rng.choice([0, 0, rng.uniform(0.3, 1)])),
+        shadow=float(rng.choice([0, rng.uniform(0.2, 0.6)])),
+        sigma=float(rng.choice([0, 2, rng.uniform(2, 8)])),
+        blur=float(rng.choice([0, 0, 0, 0, rng.uniform(0.4, 1)])) * unit / 192,
+        jpeg=int(rng.choice([0, 0, int(rng.integers(25, 90))])),
+    )
+
+
+def draw_backdrop(
+    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """The world behind the things, 1.5 times the frame: two grounds, clutter of all sizes, uneven light."""
     unit = min(size)
     h, w = (round(1.5 * side) for side in size)
@@ -91,7 +100,7 @@ def draw_backdrop(rng: np.random.Generator, size: tuple[int, int]) -> UInt8[np.n
         _paint_ground(rng, canvas, unit)
     diameters = unit * np.exp(rng.uniform(np.log(0.06), np.log(0.6), int(rng.integers(3, 24))))
     for diameter in np.sort(diameters)[::-1].tolist():
-        part = draw_part(rng, diameter, draw_texture(rng, unit))
+        part = (clutter or draw_part)(rng, diameter, draw_texture(rng, unit))
         pose = shift(rng.uniform((0, 0), (w, h))) @ linear(rotation(rng.uniform(0, 6))) @ part.pose(0.0)
         paste(canvas, part, pose)
     glow = rng.uniform(0.55, 1.25, (3, 4)).astype(np.float32)
@@ -186,7 +195,7 @@ def draw_part(
         patch = np.roll(draw_outline(rng, h, w), offset, (0, 1)) > 127
         rgb[patch] = paint(second, h, w)[patch]
     centre = np.zeros(2)
-    return Part(_shaded(rng, rgb, alpha), alpha, joint=centre, pivot=centre, turn=Wave(0.0))
+    return Part(shade(rng, rgb, alpha), alpha, joint=centre, pivot=centre, turn=Wave(0.0))
 
 
 def look_alike(rng: np.random.Generator, body: Body) -> Body:
@@ -231,7 +240,7 @@ def draw_outline(rng: np.random.Generator, h: int, w: int) -> UInt8[np.ndarray, 
     return alpha
 
 
-def _shaded(rng: np.random.Generator, rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def shade(rng: np.random.Generator, rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """The picture made to look round: it rises from the rim, is lit from one side and darker at the rim."""
     depth = cv2.distanceTransform((alpha > 127).astype(np.uint8), cv2.DIST_L2, 3)
     bulge = float(rng.uniform(0.08, 0.4)) * min(alpha.shape)
