@@ -1,6 +1,7 @@
 """Groups, schedule, average."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportOptionalMemberAccess=false
 # pyright: reportGeneralTypeIssues=false
 
 import pytest
