@@ -167,7 +167,8 @@ def class_losses(
     subclips: int,
     no_object: float,
 ) -> Float[Tensor, " {subclips}"]:
-    """Cross-entropy of each sub-clip, a mean weighted 1 for queries with an instance and `no_object` for others."""
+    """Cross-entropy of each sub-clip, a mean weighted 1 for queries with an instance and `no_object` for others; the
+    sum of the weights is averaged over processes, as `num_masks` is, so that two are one with the doubled batch."""
     batch, queries, k1 = class_logits.shape
     truth = torch.cat(classes).long()
     target = truth.new_full((batch, queries, subclips), k1 - 1)
@@ -175,7 +176,7 @@ def class_losses(
     target[clip, query, tubes.subclip.to(truth.device)] = truth[instance]
     entropy = -at_least_float32(class_logits).log_softmax(2).gather(2, target)
     weight = torch.where(target == k1 - 1, no_object, 1.0).to(entropy)
-    return (weight * entropy).sum((0, 1)) / weight.sum((0, 1))
+    return (weight * entropy).sum((0, 1)) / average_over_processes(weight.sum((0, 1)))
 
 
 def mask_losses(
