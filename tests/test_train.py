@@ -246,39 +246,48 @@ def test_bf16(tmp_path):
 SHARED = """
 import sys
 import torch
-from tubelet.data.loader import ClipStream, load, synthetic_source
-from tubelet.models.aot import model as aot
+from pathlib import Path
+from accelerate import PartialState
+from tubelet.data.loader import ClipStream, collate, collate_tubes, load, synthetic_source, tube_source
+from tubelet.loss.points import Points
 from tubelet.train.loop import train
 from tubelet.train.optim import parameter_groups
-from accelerate import PartialState
+from tubelet.weights import build
 
-folder, batch = sys.argv[1], int(sys.argv[2])
+folder, batch, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 state = PartialState(cpu=True)
 torch.manual_seed(0)
-model = aot.build("aost")
-for block in model.lstt.blocks:
-    block.drop_path.drop_prob = 0.0
+if name == "aost":
+    model = build(name)
+    for block in model.lstt.blocks:
+        block.drop_path.drop_prob = 0.0
+    source, put_together = synthetic_source((33, 33), 3, objects=(1, 2)), collate
+    schedule = lambda step: {"feedback": step == 1, "hard_fraction": 0.5}
+else:
+    model, source, put_together = build(name, 5), tube_source((64, 64), 3), collate_tubes
+    schedule = lambda step: {"subclip": 2, "points": Points(64)}
 stream = ClipStream(
-    [(synthetic_source((33, 33), 3, objects=(1, 2)), 1.0)],
-    batch=batch, part=(state.process_index, state.num_processes),
+    [(source, 1.0)], batch=batch, part=(state.process_index, state.num_processes), collate=put_together
 )
-from pathlib import Path
 train(
     model, parameter_groups(model, lr=1e-3, weight_decay=0.1),
     lambda start, stop: load(stream, start=start, stop=stop), steps=3, folder=Path(folder),
-    schedule=lambda step: {"feedback": step == 1, "hard_fraction": 0.5}, log_every=1,
+    schedule=schedule, log_every=1,
     stop=lambda step: state.process_index == 0 and step == 2,  # the clock of one process
 )
 """
 
 
-def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
-    """Through `torchrun`, on clips with chance in them and a step without gradient to the identity bank."""
+@pytest.mark.parametrize("name", ["aost", "syncvis-tiny"])
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path, name):
+    """Through `torchrun`, on clips with chance in them; a step without gradient to AOST's identity bank, points drawn
+    for SyncVIS, and losses divided by what only both processes together know."""
     script = tmp_path / "script.py"
     script.write_text(SHARED)
     launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
-    for name, how, batch in (("two", launch, 1), ("one", [], 2)):
-        subprocess.run([sys.executable, *how, str(script), str(tmp_path / name), str(batch)], check=True, timeout=120)
+    for folder, how, batch in (("two", launch, 1), ("one", [], 2)):
+        command = [sys.executable, *how, str(script), str(tmp_path / folder), str(batch), name]
+        subprocess.run(command, check=True, timeout=120)
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     assert one["step"] == two["step"] == 2
     # AdamW makes whole steps, here up to 1e-3, of gradients that are nothing but rounding, those of a key bias for one:

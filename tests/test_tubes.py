@@ -336,3 +336,19 @@ def test_truth_that_does_not_fit_is_told(change, message):
     class_logits, mask_logits, classes, masks = example()
     with pytest.raises(ValueError, match=message):
         tube_loss(class_logits, mask_logits, *change(classes, masks), points=FEW)
+
+
+def test_a_clip_with_a_generator_of_its_own_does_not_see_the_others():
+    """Of a batch of two, as of two batches of one; with one generator for both, the second draws what is left."""
+    class_logits, mask_logits, classes, masks = example((3, 1))
+    options = {"points": FEW, "num_masks": 4}
+    both = tube_loss(class_logits, mask_logits, classes, masks, **options, generator=[seeded(1), seeded(2)])
+    single = [
+        tube_loss(class_logits[b : b + 1], mask_logits[b : b + 1], classes[b : b + 1], masks[b : b + 1], **options,
+                  generator=[seeded(b + 1)])
+        for b in range(2)
+    ]  # fmt: skip
+    for name in ("bce", "dice"):
+        assert both[name].item() == pytest.approx(single[0][name].item() + single[1][name].item(), rel=1e-5)
+    shared = tube_loss(class_logits, mask_logits, classes, masks, **options, generator=seeded(1))
+    assert shared["bce"].item() != pytest.approx(both["bce"].item(), rel=1e-5)

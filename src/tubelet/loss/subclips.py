@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tubelet.loss.match import WEIGHTS, Weights
 from tubelet.loss.points import POINTS, Points
-from tubelet.loss.tubes import subclip_losses
+from tubelet.loss.tubes import Chance, subclip_losses
 
 
 def subclips(
@@ -62,7 +62,7 @@ def synchronized_loss(
     weights: Weights = WEIGHTS,
     points: Points = POINTS,
     num_masks: int | float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Chance = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """The mean of `tube_loss` over the sub-clips of `length` frames (the video terms of equations 4 and 5).
@@ -70,7 +70,8 @@ def synchronized_loss(
     The paper takes 3 frames for YouTube-VIS and 2 for OVIS. With `length` T it is `tube_loss` itself, to the bit.
     `num_masks`, if given, holds for every sub-clip; by default each counts its own instances. All clips of the batch
     are cut alike. For other arguments, and what is raised, see `tube_loss` and `subclips`."""
-    cut = subclips(mask_logits.shape[2], length, choose=choose, most=most, generator=generator)
+    shared = None if isinstance(generator, Sequence) else generator  # the same for all clips, so no clip's own
+    cut = subclips(mask_logits.shape[2], length, choose=choose, most=most, generator=shared)
     options = {"joined": joined, "weights": weights, "points": points, "num_masks": num_masks}
     losses = subclip_losses(
         class_logits, mask_logits, classes, masks, torch.tensor(cut), **options, generator=generator, names=names

@@ -27,6 +27,15 @@ from torch import Tensor
 from tubelet.loss.match import WEIGHTS, Match, Weights, dice_loss, match_subclips
 from tubelet.loss.points import POINTS, Points, at_least_float32, sample_points, uncertain_points
 
+# Who draws the points: torch's own generator, one for the batch, or one for each clip. With one for each, a clip meets
+# the same chance however a batch is divided among processes.
+Chance = torch.Generator | Sequence[torch.Generator] | None
+
+
+def per_clip(generator: Chance, clips: int) -> Sequence[torch.Generator | None]:
+    """A generator for each clip."""
+    return generator if isinstance(generator, Sequence) else [generator] * clips
+
 
 def tube_loss(
     class_logits: Float[Tensor, "B Q K1"],
@@ -38,7 +47,7 @@ def tube_loss(
     weights: Weights = WEIGHTS,
     points: Points = POINTS,
     num_masks: int | float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Chance = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """`class`, `bce` and `dice`, weighted, of clips whose queries are tubes. The last of the K1 classes is "no object".
@@ -69,7 +78,7 @@ def frame_loss(
     weights: Weights = WEIGHTS,
     points: Points = POINTS,
     num_masks: int | float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Chance = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """`tube_loss` of each frame as a clip of its own, matched to the instances that this frame shows.
@@ -86,7 +95,7 @@ def frame_loss(
         weights=weights,
         points=points,
         num_masks=num_masks,
-        generator=generator,
+        generator=[g for g in generator for _ in range(time)] if isinstance(generator, Sequence) else generator,
         names=[f"{name}, frame {t}" for name in named for t in range(time)],
     )
 
@@ -112,7 +121,7 @@ def subclip_losses(
     weights: Weights = WEIGHTS,
     points: Points = POINTS,
     num_masks: int | float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Chance = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Float[Tensor, " S"]]:
     """`tube_loss` of the frames `frames[s]` alone, for each s; each is matched and normalised independently.
@@ -121,13 +130,13 @@ def subclip_losses(
     agree on the match cost little more than the clip. Several processes must pass the same number S."""
     check_truth(mask_logits, classes, masks)
     names = names or [f"clip {b} of the batch" for b in range(len(masks))]
-    options = {"weights": weights, "points": points.number, "generator": generator}
-    clips = zip(class_logits, mask_logits, classes, masks, names, strict=True)
+    options, chance = {"weights": weights, "points": points.number}, per_clip(generator, len(masks))
+    clips = zip(class_logits, mask_logits, classes, masks, names, chance, strict=True)
     tubes = gather_tubes(
-        [match_subclips(c, m, k, truth, frames, **options, name=name) for c, m, k, truth, name in clips],
+        [match_subclips(c, m, k, y, frames, **options, name=name, generator=g) for c, m, k, y, name, g in clips],
         [len(m) for m in masks],
     )
-    bce, dice = mask_losses(mask_logits, torch.cat(masks), tubes, frames, joined, points, generator)
+    bce, dice = mask_losses(mask_logits, torch.cat(masks), tubes, frames, joined, points, chance)
     belongs = tubes.subclip.to(bce.device) == torch.arange(len(frames), device=bce.device)[:, None]
     if num_masks is None:
         count = average_over_processes(belongs.sum(1).to(bce.dtype)).clamp(min=1)
@@ -186,7 +195,7 @@ def mask_losses(
     frames: Int[Tensor, "S F"],
     joined: bool,
     points: Points,
-    generator: torch.Generator | None,
+    chance: Sequence[torch.Generator | None],
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
     """(cross-entropy, dice loss) of each matched tube on the frames of its sub-clip; `masks`: of all clips."""
     _, queries, time = mask_logits.shape[:3]
@@ -196,8 +205,10 @@ def mask_losses(
     rows, place = keys.unique(return_inverse=True)
     t, query, truth = rows % time, rows // time % queries, rows // (time * queries)
     t, query, truth, clip, place = (x.to(mask_logits.device) for x in (t, query, truth, clip[truth], place))
-    sums = row_sums(mask_logits[clip, query, t], masks[truth, t], points, generator)
-    entropy, *shares = (x[place] for x in sums)
+    counts = clip.bincount(minlength=len(chance)).tolist()  # rows are in the order of the clips
+    parts = zip(mask_logits[clip, query, t].split(counts), masks[truth, t].split(counts), chance, strict=True)
+    sums = zip(*(row_sums(x, y, points, generator) for x, y, generator in parts))
+    entropy, *shares = (torch.cat(values)[place] for values in sums)
     if joined:
         return entropy.mean(1), dice_loss(*(x.sum(1) for x in shares))
     return entropy.sum(1), dice_loss(*shares).sum(1)

@@ -13,13 +13,14 @@ The steps: `encode` each frame, then `decode` the clip.
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tubelet.loss.points import POINTS, Points
 from tubelet.loss.subclips import synchronized_loss
-from tubelet.loss.tubes import deep_supervision
+from tubelet.loss.tubes import Chance, deep_supervision
 from tubelet.nn.backbone import Encoder, ResNet, SmallNet, swin
 from tubelet.nn.mask_decoder import MaskDecoder, Prediction
 from tubelet.nn.pixel_decoder import PixelDecoder
@@ -98,7 +99,8 @@ class Mask2Former(nn.Module):
         `subclip`: cut the predictions into sub-clips of so many frames, or as many as there are, and match each by
         itself (SyncVIS, equation 4); None: the clip as a whole, as in the paper. `choose`, `most`: which sub-clips."""
         outputs = self.decode(self.encode(prepare(clip.images)))
-        return video_losses(outputs, labels, subclip=subclip, choose=choose, most=most, points=points)
+        cut = {"subclip": subclip, "choose": choose, "most": most}
+        return video_losses(outputs, labels, **cut, points=points, generator=generators(clip))
 
     def decode_last(self, clip: Encoded) -> Prediction:
         """The last prediction of `decode`, cheaper: what is used once training is over."""
@@ -119,15 +121,27 @@ def video_losses(
     choose: Literal["all", "adjacent"],
     most: int | None,
     points: Points,
+    generator: Chance,
 ) -> dict[str, Float[Tensor, ""]]:
     """The losses of predictions of tubes; see `Mask2Former.loss`."""
     time = outputs[0].mask_logits.shape[2]
     length = time if subclip is None else min(subclip, time)
-    truth, options = (labels.classes, pad_masks(labels.masks)), {"choose": choose, "most": most, "points": points}
+    truth, cut = (labels.classes, pad_masks(labels.masks)), {"choose": choose, "most": most}
     return deep_supervision(
         [(x.class_logits, x.mask_logits) for x in outputs],
-        lambda classes, masks: synchronized_loss(classes, masks, *truth, length=length, **options),
+        lambda classes, masks: synchronized_loss(
+            classes, masks, *truth, length=length, **cut, points=points, generator=generator
+        ),
     )
+
+
+def generators(clip: Clip) -> list[torch.Generator] | None:
+    """The chance of each clip, seeded by its number; None where clips have none.
+
+    One for each loss, so that the losses do not depend on each other's draws."""
+    if clip.numbers is None:
+        return None
+    return [torch.Generator().manual_seed(number) for number in clip.numbers.tolist()]
 
 
 def prepare(images: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T 3 _ _"]:

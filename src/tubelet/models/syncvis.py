@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tubelet.loss.points import POINTS, Points
 from tubelet.loss.tubes import deep_supervision, frame_loss
 from tubelet.models import mask2former
-from tubelet.models.mask2former import Encoded, Mask2Former, pad_masks, prepare, video_losses
+from tubelet.models.mask2former import Encoded, Mask2Former, generators, pad_masks, prepare, video_losses
 from tubelet.nn.mask_decoder import Attention, Branch, Prediction, remember
 from tubelet.types import Clip, TubeLabels
 
@@ -231,13 +231,15 @@ class SyncVIS(nn.Module):
         `frame.NAME`; summed one to one, as in the authors' code. `choose`, `most`: which sub-clips."""
         decoded = self.decode(self.encode(prepare(clip.images)))
         losses = {}
+        cut = {"subclip": subclip, "choose": choose, "most": most}
         if decoded.video:
-            losses = video_losses(decoded.video, labels, subclip=subclip, choose=choose, most=most, points=points)
+            losses = video_losses(decoded.video, labels, **cut, points=points, generator=generators(clip))
         if decoded.frame:
+            options = {"points": points, "generator": generators(clip)}
             size, masks = clip.images.shape[:2], pad_masks(labels.masks)
             frame = deep_supervision(
                 [(x.class_logits.unflatten(0, size), x.mask_logits[:, :, 0].unflatten(0, size)) for x in decoded.frame],
-                lambda logits, found: frame_loss(logits, found, labels.classes, masks, points=points),
+                lambda logits, found: frame_loss(logits, found, labels.classes, masks, **options),
             )
             losses |= {f"frame.{name}": value for name, value in frame.items()}
         return losses
