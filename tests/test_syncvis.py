@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tubelet.loss.points import Points
 from tubelet.models import syncvis
 from tubelet.models.mask2former import Encoded, Mask2Former
-from tubelet.models.syncvis import Exchange, FeedForward, SyncVIS, class_scores, similarity_scores
+from tubelet.models.syncvis import Exchange, SyncVIS, class_scores, similarity_scores
+from tubelet.nn.feed_forward import FeedForward
 from tubelet.nn.swin import SwinTransformer
 from tubelet.types import Clip, TubeLabels
 
@@ -153,7 +154,7 @@ def test_a_cascade_reads_what_the_frames_have_become():
     decoded = net.decode(net.encode(x))
     assert same(decoded.frame[-1].class_logits, alone.decode(alone.encode(x)).frame[-1].class_logits)
     before = decoded.video[-1].class_logits
-    net.layers[-1].norm.weight.mul_(3)
+    net.layers[-1].feed_forward.norm.weight.mul_(3)
     assert not torch.allclose(net.decode(net.encode(x)).video[1].class_logits, decoded.video[1].class_logits)
     assert before.isfinite().all()
 
@@ -171,12 +172,12 @@ def test_shared_layers_are_the_hosts():
 @torch.no_grad()
 def test_frames_start_like_the_video():
     net = model()
-    nn.init.normal_(net.host.decoder.layers[3].expand.weight)
+    nn.init.normal_(net.host.decoder.layers[3].feed_forward.expand.weight)
     nn.init.normal_(net.host.decoder.query_content)
     net.start_frames_like_video()
     assert same(net.query_content, net.host.decoder.query_content)
-    assert same(net.layers[3].expand.weight, net.host.decoder.layers[3].expand.weight)
-    assert net.layers[3].expand.weight is not net.host.decoder.layers[3].expand.weight
+    assert same(net.layers[3].feed_forward.expand.weight, net.host.decoder.layers[3].feed_forward.expand.weight)
+    assert net.layers[3].feed_forward.expand.weight is not net.host.decoder.layers[3].feed_forward.expand.weight
 
 
 # ---- the exchange

@@ -28,6 +28,7 @@ from tubelet.loss.points import POINTS, Points
 from tubelet.loss.tubes import deep_supervision, frame_loss
 from tubelet.models import mask2former
 from tubelet.models.mask2former import Encoded, Mask2Former, generators, pad_masks, prepare, video_losses
+from tubelet.nn.feed_forward import FeedForward
 from tubelet.nn.mask_decoder import Attention, Branch, Prediction, remember
 from tubelet.types import Clip, TubeLabels
 
@@ -49,19 +50,6 @@ class Decoded(NamedTuple):
 
 
 # ---- the exchange, for any host with two sets of queries
-
-
-class FeedForward(nn.Module):
-    """An MLP with a shortcut and a norm after it."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.expand = nn.Linear(channels, hidden)
-        self.reduce = nn.Linear(hidden, channels)
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Float[Tensor, "*_ C"]) -> Float[Tensor, "*_ C"]:
-        return self.norm(x + self.reduce(F.relu(self.expand(x))))
 
 
 class Exchange(nn.Module):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tubelet.nn.feed_forward import FeedForward
 from tubelet.nn.position import sine_position, sine_position_3d
 
 
@@ -78,11 +79,7 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(channels)
         self.self_attention = Attention(channels, heads)
         self.self_norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, hidden)
-        self.reduce = nn.Linear(hidden, channels)
-        self.norm = nn.LayerNorm(channels)
-        for linear in (self.expand, self.reduce):
-            nn.init.xavier_uniform_(linear.weight)
+        self.feed_forward = FeedForward(channels, hidden)
 
     def forward(
         self,
@@ -97,7 +94,7 @@ class DecoderLayer(nn.Module):
         queries = self.cross_norm(queries + found)
         placed = queries + query_position
         queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
-        return self.norm(queries + self.reduce(F.relu(self.expand(queries))))
+        return self.feed_forward(queries)
 
 
 class Heads(nn.Module):

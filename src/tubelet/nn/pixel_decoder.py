@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tubelet.nn.deform import DeformableAttention, Sizes
+from tubelet.nn.feed_forward import FeedForward
 from tubelet.nn.position import sine_position
 
 
@@ -31,11 +32,7 @@ class DeformableLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(channels)
         self.attention_norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, hidden)
-        self.reduce = nn.Linear(hidden, channels)
-        self.norm = nn.LayerNorm(channels)
-        for linear in (self.expand, self.reduce):
-            nn.init.xavier_uniform_(linear.weight)
+        self.feed_forward = FeedForward(channels, hidden)
 
     def forward(
         self,
@@ -45,7 +42,7 @@ class DeformableLayer(nn.Module):
         sizes: Sizes,
     ) -> Float[Tensor, "B S C"]:
         x = self.attention_norm(x + self.attention(x + position, places, x, sizes))
-        return self.norm(x + self.reduce(F.relu(self.expand(x), inplace=True)))
+        return self.feed_forward(x)
 
 
 class PixelDecoder(nn.Module):
