@@ -291,9 +291,9 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path, name):
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
     assert one["step"] == two["step"] == 2
     # AdamW makes whole steps, here up to 1e-3, of gradients that are nothing but rounding, those of a key bias for one:
-    # hence the mean. With gradients that are not shared it is above 1e-4.
+    # hence the mean, 1e-6 to 4e-6 here. With gradients that are not shared it is 7e-4.
     gaps = torch.cat([(two["model"][name] - x).abs().flatten() for name, x in one["model"].items() if x.ndim])
-    assert gaps.mean() < 2e-6, gaps.mean()
+    assert gaps.mean() < 2e-5, gaps.mean()
     assert [entry["norm"] for entry in read_log(tmp_path / "two" / "log.jsonl")] == pytest.approx(
         [entry["norm"] for entry in read_log(tmp_path / "one" / "log.jsonl")], rel=1e-3
     )
