@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tubelet.models.base import TrackSession
+from tubelet.models.base import TrackSession, check_input
 from tubelet.models.mask2former import Encoded
 from tubelet.nn.mask_decoder import Prediction
 from tubelet.track.link import cosine, link, tube_iou
@@ -106,13 +106,7 @@ class ClipSession(TrackSession):
         next. Raises `ValueError` if the size of a frame differs, or objects are given: this model finds its own."""
         if prompt is not None and (prompt.objects() or prompt.remove):
             raise ValueError("this model finds objects by itself; masks are for models that follow given objects")
-        size = frame.rgb.shape[0], frame.rgb.shape[1]
-        if self.frame_size is not None and size != self.frame_size:
-            raise ValueError(
-                f"frame {frame.index} is {size[1]}x{size[0]} but the video began as "
-                f"{self.frame_size[1]}x{self.frame_size[0]}; start a new session for a video of another size"
-            )
-        self.frame_size = size
+        self.frame_size = size = check_input(frame, Prompt(), begun=self.frame_size, objects=())
         self.model_size = short_edge_size(*size, short_edge=self.short_edge, long_edge=self.long_edge)
         device = next(self.model.parameters()).device
         with self._precision(device):
