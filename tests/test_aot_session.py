@@ -9,6 +9,7 @@ import torch
 from tubelet.models.aot import model as aot
 from tubelet.models.aot.memory import Group
 from tubelet.models.aot.session import AOTSession, paste
+from tubelet.models.base import precision
 from tubelet.types import Frame, Prompt
 from tubelet.video.resize import argmax_to_frame, labels_to_model, model_size, to_model
 
@@ -337,7 +338,7 @@ def test_bf16_logits_are_close(aost):
     with torch.inference_mode():
         for session in sessions:
             session.feed(frames[0], Prompt(boxes(1)))
-            with session._precision(torch.device("cpu")):
+            with precision(session.autocast, torch.device("cpu")):
                 view = session.views[0]
                 logits.append(view.predict(view.encode(frames[1].rgb, torch.device("cpu")), 3)[0])
     assert logits[1].dtype == torch.float32

@@ -64,7 +64,7 @@ class Content:
         """An instance of the last video: frame index -> segmentation, wherever it is visible."""
         video = self.videos[-1]
         size = video["height"], video["width"]
-        rles = [_text(to_rle(masks.get(t), size)) for t in range(video["length"])]
+        rles = [text_rle(to_rle(masks.get(t), size)) for t in range(video["length"])]
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
@@ -85,7 +85,8 @@ class Content:
         return {"info": {}, "videos": self.videos, "categories": kinds, "annotations": self.annotations}
 
 
-def _text(rle: Any) -> dict | None:
+def text_rle(rle: Any) -> dict | None:
+    """An RLE whose counts are text, as JSON wants them."""
     if rle is None:
         return None
     counts = rle["counts"]
@@ -116,7 +117,7 @@ def from_folders(
                 raise ValueError(f"{item.mask_paths[index]} is {_wxh(labels.shape)}, but the first is {_wxh(size)}")
             size = labels.shape
             for i in visible(labels):
-                shown.setdefault(i, {})[t] = _text(encode_rle(labels == i)) or {}
+                shown.setdefault(i, {})[t] = text_rle(encode_rle(labels == i)) or {}
         out.add_video([f"{prefix}/{item.frame_paths[i].name}" for i in sorted(item.mask_paths)], size)
         for i in sorted(shown):
             out.add_instance(_category(names, item.name, i), shown[i])
@@ -167,7 +168,7 @@ def from_labelme(folder: Path | str) -> dict[str, Any]:
             raise ValueError(f"{other[0].path} is {_wxh(other[0].size)}, but the first is {_wxh(pages[0].size)}")
         out.add_video([f"{video.name}/{page.image}" for page in pages], pages[0].size)
         for label, masks in _link(pages):
-            out.add_instance(label, {t: _text(encode_rle(mask)) for t, mask in masks.items()})
+            out.add_instance(label, {t: text_rle(encode_rle(mask)) for t, mask in masks.items()})
     return out.content()
 
 

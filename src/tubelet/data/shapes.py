@@ -297,20 +297,17 @@ def held_out(
 
 def to_ytvis(clips: Iterable[Tubes]) -> dict[str, Any]:
     """The truth of clips as a YouTube-VIS file; category ids are class indices + 1, all ids count from 1."""
-    from tubelet.data.make_ytvis import Content
+    from tubelet.data.make_ytvis import Content, text_rle
 
     out = Content({name: i for i, name in enumerate(CLASSES, start=1)})
     for number, (rgb, masks, classes) in enumerate(clips, start=1):
         frames, size = rgb.shape[0], (rgb.shape[1], rgb.shape[2])
         out.add_video([f"{number:05d}/{t:05d}.png" for t in range(frames)], size)
         for kind, tube in zip(classes.tolist(), masks, strict=True):
-            out.add_instance(CLASSES[kind], {t: _text_rle(mask) for t, mask in enumerate(tube) if mask.any()})
+            out.add_instance(
+                CLASSES[kind], {t: text_rle(encode_rle(mask)) for t, mask in enumerate(tube) if mask.any()}
+            )
     return out.content()
-
-
-def _text_rle(mask: Bool[np.ndarray, "H W"]) -> dict:
-    rle = encode_rle(mask)
-    return rle | {"counts": rle["counts"].decode("ascii")}
 
 
 def write_held_out(folder: Path | str, videos: Sequence[UInt8[np.ndarray, "T H W 3"]], truth: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """The contract of a model: `loss` for training, `session` for using it on one video."""
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from tubelet.types import BACKGROUND, VOID, Frame, LabelFrame, Prompt, Track, TrackFrame, check_prompt
@@ -34,6 +36,11 @@ class TrackSession(Session[TrackFrame]):
     @abstractmethod
     def tracks(self) -> list[Track]:
         """What was found, best first; final after `finish`. Ids are those of the frames' masks."""
+
+
+def precision(autocast: torch.dtype | None, device: torch.device) -> AbstractContextManager:
+    """Mixed precision on a device, or nothing for None."""
+    return nullcontext() if autocast is None else torch.autocast(device.type, autocast)
 
 
 def check_input(

@@ -9,7 +9,6 @@ Memory: the encoded frames of one window, and what a track was last seen as. Mas
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tubelet.models.base import TrackSession, check_input
+from tubelet.models.base import TrackSession, check_input, precision
 from tubelet.models.mask2former import Encoded
 from tubelet.nn.mask_decoder import Prediction
 from tubelet.track.link import cosine, link, tube_iou
@@ -109,7 +108,7 @@ class ClipSession(TrackSession):
         self.frame_size = size = check_input(frame, Prompt(), begun=self.frame_size, objects=())
         self.model_size = short_edge_size(*size, short_edge=self.short_edge, long_edge=self.long_edge)
         device = next(self.model.parameters()).device
-        with self._precision(device):
+        with precision(self.autocast, device):
             image = padded(frame.rgb, self.model_size).to(device)
             self.padded_size = image.shape[1], image.shape[2]
             encoded = self.model.encode(image[None, None])
@@ -138,13 +137,10 @@ class ClipSession(TrackSession):
         each = sum(x.nbytes for x in (frame.mask_features, *frame.levels))
         return max(self.overlap + 1, self.memory_budget // each)
 
-    def _precision(self, device: torch.device) -> AbstractContextManager:
-        return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
-
     def _answer(self, *, keep: int) -> list[TrackFrame]:
         """Decodes the window, links it, gives its frames away but for the last `keep`, which the next will share."""
         if self.fresh:
-            with self._precision(self.clip[0].mask_features.device):
+            with precision(self.autocast, self.clip[0].mask_features.device):
                 found = self.model.decode_last(join(self.clip))
             self._link(Prediction(*(x[0].float() for x in found)))
             self.fresh, self.number = 0, self.number + 1

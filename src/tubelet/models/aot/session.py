@@ -1,7 +1,6 @@
 """Following objects through one video with a model of the AOT family: the paper's inference, frame by frame."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from tubelet.models.aot.memory import Group, merge_groups
 from tubelet.models.aot.model import AOT, Encoded
-from tubelet.models.base import Session, check_followed, check_input, paste
+from tubelet.models.base import Session, check_followed, check_input, paste, precision
 from tubelet.types import Frame, LabelFrame, Prompt
 from tubelet.video.resize import TILE_VALUES, bands, labels_to_model, model_size, to_model, winner
 
@@ -115,7 +114,7 @@ class AOTSession(Session[LabelFrame]):
         if not given and not self.objects:
             return [LabelFrame(np.zeros(frame.rgb.shape[:2], np.uint8), frame.index)]
         device = next(self.model.parameters()).device
-        with self._precision(device):
+        with precision(self.autocast, device):
             encoded = [view.encode(frame.rgb, device) for view in self.views]
             labels, own = self._predict(encoded, corrected=given)
             if given:
@@ -142,9 +141,6 @@ class AOTSession(Session[LabelFrame]):
                 if object_id in group.slots:
                     group.remove(object_id)
             view.groups = [group for group in view.groups if group.slots]
-
-    def _precision(self, device: torch.device) -> AbstractContextManager:
-        return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
 
     def _assign(self, objects: tuple[int, ...]) -> None:
         """Identities for the objects that have none, in new groups of ten when the others are full."""
