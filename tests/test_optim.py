@@ -76,6 +76,8 @@ def test_polynomial_at_the_edges():
 def test_stepped():
     rates = [stepped(step, 2.0, drops=(3, 5)) for step in range(7)]
     assert rates == pytest.approx([2, 2, 2, 0.2, 0.2, 0.02, 0.02])
+    rising = [stepped(step, 2.0, drops=(4,), warmup=3) for step in range(6)]
+    assert rising == pytest.approx([0.5, 1, 1.5, 2, 0.2, 0.2])
 
 
 def test_other_rules_of_decay_and_encoders_inside_hosts():

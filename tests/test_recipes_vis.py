@@ -83,7 +83,7 @@ def small(tmp_path: Path, **options) -> VisRecipe:
 
 def test_a_run_from_beginning_to_end(tmp_path):
     """Sub-clips longer than the clip are the clip; the weights say their classes; a second call has nothing to do."""
-    recipe = small(tmp_path, validation=Validation(every=2, videos=2, frames=3))
+    recipe = small(tmp_path, validation=Validation(every=2, videos=2, frames=3), direction="frame_to_video", keep=3)
     folder = vis.run("tiny", recipe)
     entries = read_log(folder / "log.jsonl")
     assert [entry["step"] for entry in entries] == [1, 2, 2]
@@ -91,6 +91,7 @@ def test_a_run_from_beginning_to_end(tmp_path):
     assert 0 <= entries[2]["AP"] <= 1
     model = load("syncvis-tiny", folder / "weights.safetensors")
     assert model.host.classes == 5
+    assert (model.exchange.direction, model.exchange.keep, model.exchange.momentum) == ("frame_to_video", 3, 0.05)
     before = read_state(folder / "weights.safetensors")
     vis.run("tiny", recipe)
     after = read_state(folder / "weights.safetensors")

@@ -96,11 +96,22 @@ def load(
         state = read_state(path)
         model = build(name, classes_of(state) if classes is None and finds_objects(name) else classes)
         fill(model, state, name=name, source=str(path))
-        if isinstance(model, aot.AOT) and Path(path).suffix == ".safetensors":
-            model.long_edge = int(read_metadata(path).get("long_edge", model.long_edge))
+        if Path(path).suffix == ".safetensors":
+            restore(model, read_metadata(path))
     # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.eval().to(chosen)
+
+
+def restore(model: nn.Module, metadata: dict[str, str]) -> None:
+    """What a trained model must know and its tensors do not tell: the size of its frames, the way of its exchange."""
+    if isinstance(model, aot.AOT):
+        model.long_edge = int(metadata.get("long_edge", model.long_edge))
+    if isinstance(model, syncvis.SyncVIS):
+        exchange = model.exchange
+        exchange.direction = metadata.get("direction", exchange.direction)  # pyright: ignore[reportAttributeAccessIssue]
+        exchange.keep = int(metadata.get("keep", exchange.keep))
+        exchange.momentum = float(metadata.get("momentum", exchange.momentum))
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -54,9 +54,9 @@ def polynomial(step: int, base: float, *, steps: int, floor: float, warmup: floa
     return floor + (base - floor) * (1 - progress) ** power
 
 
-def stepped(step: int, base: float, *, drops: Sequence[int], factor: float = 0.1) -> float:
-    """A tenth of the rate from each step of `drops` on."""
-    return base * factor ** sum(step >= drop for drop in drops)
+def stepped(step: int, base: float, *, drops: Sequence[int], factor: float = 0.1, warmup: int = 0) -> float:
+    """A tenth of the rate from each step of `drops` on, after a linear rise over the first `warmup` steps."""
+    return base * min(1.0, (step + 1) / (warmup + 1)) * factor ** sum(step >= drop for drop in drops)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float]) -> None:
