@@ -6,14 +6,13 @@ AP are the papers' and were not reproduced by us. They start from Mask2Former we
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tubelet.recipes.base import Run
+from tubelet.recipes.base import Run, fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,18 +194,13 @@ def score_videos(
 
 
 def run(name: str, recipe: VisRecipe) -> Path:
-    """Trains, or goes on; returns the folder of the run, with the weights in `weights.safetensors`."""
+    """Trains, or goes on; see `fit`."""
     import torch
-    from accelerate import PartialState
 
-    from tubelet.data.loader import ClipStream, collate_tubes, load
+    from tubelet.data.loader import collate_tubes
     from tubelet.loss.points import Points
-    from tubelet.train.curves import draw_curves
-    from tubelet.train.loop import train
     from tubelet.train.optim import parameter_groups, stepped
-    from tubelet.weights import save
 
-    folder, state = recipe.run.out / name, PartialState(cpu=not torch.cuda.is_available())
     torch.manual_seed(recipe.seed)
     model = build(recipe)
     groups = parameter_groups(
@@ -216,39 +210,23 @@ def run(name: str, recipe: VisRecipe) -> Path:
         weight_decay=recipe.weight_decay,
         decays=decays,
     )
-    stream = ClipStream(
-        sources(recipe),
-        batch=recipe.batch,
-        seed=recipe.seed,
-        part=(state.process_index, state.num_processes),
-        collate=collate_tubes,
-    )
-    options = {"subclip": recipe.subclip, "choose": recipe.choose, "most": recipe.most, "points": Points(recipe.points)}
-    began, limit = time.monotonic(), recipe.run.minutes
-    trained = train(
+    loss = {"subclip": recipe.subclip, "choose": recipe.choose, "most": recipe.most, "points": Points(recipe.points)}
+    exchange = {"direction": recipe.direction, "keep": str(recipe.keep), "momentum": str(recipe.momentum)}
+    return fit(
+        name,
+        recipe,
         model,
         groups,
-        lambda start, stop: load(stream, start=start, stop=stop, workers=recipe.run.workers),
-        steps=recipe.steps,
-        folder=folder,
-        schedule=lambda step: options,
-        precision=recipe.precision,
+        sources(recipe),
+        collate=collate_tubes,
+        schedule=lambda step: loss,
         rate=partial(stepped, drops=recipe.decay_at, warmup=recipe.warmup),
         clip_norm=recipe.clip_norm,
         ema_share=recipe.ema_share,
-        log_every=recipe.run.log_every,
-        save_every=recipe.run.save_every,
         evaluate=validation(recipe) if recipe.validation.every else None,
         evaluate_every=recipe.validation.every,
-        stop=lambda step: limit is not None and time.monotonic() - began > 60 * limit,
-        seed=recipe.seed,
+        metadata={"classes": " ".join(class_names(recipe.data.classes)), **exchange},
     )
-    if state.is_main_process:
-        metadata = {"model": recipe.model, "recipe": name, "classes": " ".join(class_names(recipe.data.classes))}
-        exchange = {"direction": recipe.direction, "keep": str(recipe.keep), "momentum": str(recipe.momentum)}
-        save(trained, folder / "weights.safetensors", metadata=metadata | exchange)
-        draw_curves(folder)
-    return folder
 
 
 def _syncvis(backbone: str, classes: str, about: str) -> VisRecipe:
@@ -301,10 +279,10 @@ RECIPES: dict[str, VisRecipe] = {
     "syncvis-r50-ovis": _syncvis("r50", "ovis", "The paper gives no AP on this host."),
     "syncvis-swin-l-ovis": _syncvis("swin-l", "ovis", "The paper gives no AP on this host."),
     "mask2former-tiny-shapes": VisRecipe(
-        "mask2former-vis-tiny", steps=4_000, decay_at=(3_400,), batch=16, frames=1, warmup=50, lr=1e-3,
+        "mask2former-vis-tiny", steps=3_000, decay_at=(2_500,), batch=16, frames=1, warmup=50, lr=1e-3,
         encoder_lr_scale=1.0, clip_norm=1.0, ema_share=0.05, points=784, scratch=True, precision="no",
         data=Data(classes="shapes", shapes=1.0), validation=Validation(every=1_000),
-        about="Single images of shapes from random weights: what COCO is to the others. 40 minutes on a CPU core.",
+        about="Single images of shapes from random weights: what COCO is to the others. Half an hour on a CPU core.",
     ),
     "syncvis-tiny-shapes": VisRecipe(
         "syncvis-tiny", steps=1_500, decay_at=(1_200,), batch=4, frames=5, warmup=50, lr=5e-4,

@@ -4,14 +4,13 @@
 reproduced by us. `aost_cpu` is the recipe of the weights that come with the package: from random weights, on a CPU.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tubelet.recipes.base import Run
+from tubelet.recipes.base import Run, fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,20 +203,14 @@ def image_pairs(root: Path) -> list[tuple[Path, Path]]:
 
 
 def run(name: str, recipe: VosRecipe) -> Path:
-    """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`.
-
-    `batch` is that of a process: with n processes a step sees n times as many clips."""
+    """Trains, or goes on; see `fit`."""
     import torch
-    from accelerate import PartialState
 
-    from tubelet.data.loader import ClipStream, load
+    from tubelet.data.loader import collate
     from tubelet.models.aot.model import build
-    from tubelet.train.curves import draw_curves
-    from tubelet.train.loop import train
     from tubelet.train.optim import parameter_groups, polynomial
-    from tubelet.weights import fill, read_state, save
+    from tubelet.weights import fill, read_state
 
-    folder, state = recipe.run.out / name, PartialState(cpu=not torch.cuda.is_available())
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, frozen_norm=not recipe.scratch)
     check_crop(recipe.crop, model)
@@ -231,31 +224,18 @@ def run(name: str, recipe: VosRecipe) -> Path:
         no_decay=("relative_value", "relative_position_bias_table", "decoder.out"),
         frozen=() if recipe.scratch else tuple(model.encoder.stem()),
     )
-    stream = ClipStream(
-        sources(recipe), batch=recipe.batch, seed=recipe.seed, part=(state.process_index, state.num_processes)
-    )
-    began = time.monotonic()
-    limit = recipe.run.minutes
-    trained = train(
+    return fit(
+        name,
+        recipe,
         model,
         groups,
-        lambda start, stop: load(stream, start=start, stop=stop, workers=recipe.run.workers),
-        steps=recipe.steps,
-        folder=folder,
+        sources(recipe),
+        collate=collate,
         schedule=schedule(recipe),
-        precision=recipe.precision,
         rate=partial(polynomial, steps=recipe.steps, floor=recipe.floor_lr),
-        log_every=recipe.run.log_every,
-        save_every=recipe.run.save_every,
         evaluate=validation(recipe) if recipe.validation.every else None,
         evaluate_every=recipe.validation.every,
-        stop=lambda step: limit is not None and time.monotonic() - began > 60 * limit,
-        seed=recipe.seed,
     )
-    if state.is_main_process:
-        save(trained, folder / "weights.safetensors", metadata={"model": recipe.model, "recipe": name})
-        draw_curves(folder)
-    return folder
 
 
 def check_crop(crop: int, model: "AOT") -> None:
