@@ -165,10 +165,58 @@ def bad_inputs(clip: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "no truth": (["score", "ytvis", "--gt", "no.json", "--pred", str(text)], "no.json does not exist"),
         "truth is no JSON": (["score", "ovis", "--gt", str(text), "--pred", str(text)], "text.mp4 is not JSON"),
         "long is no list": (["score", "ytvis", *vis_files(tmp), "--long", "no.txt"], "neither a number of frames"),
+        "no frames per second": ([*base, "--fps", "0"], "--fps is 0"),
+        **bad_annotations(clip, tmp),
+        **bad_sets(tmp),
     }
 
 
-@pytest.mark.parametrize("case", range(23))
+def bad_annotations(clip: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
+    """What `make-ytvis` refuses."""
+    (tmp / "nothing").mkdir()
+    (tmp / "labelme").mkdir()
+    (tmp / "labelme/0.json").write_text("{")
+    half, strange = tmp / "half.json", tmp / "strange.json"
+    half.write_text('{"images": [')
+    strange.write_text('{"masks": {"one": "cat"}}')
+    frames, masks = ["make-ytvis", str(tmp / "nothing")], ["--masks", str(clip / "masks")]
+    out = ["--out", str(tmp / "made.json")]
+    return {
+        "nothing to make it of": (["make-ytvis", "no", *out], "no does not exist"),
+        "neither labels nor masks": ([*frames, *out], "holds no labelme file"),
+        "no frames": ([*frames, *masks, *out], "holds no frame"),
+        "no such masks": ([*frames, "--masks", "no", *out], "no is not a folder"),
+        "no masks": ([*frames, "--masks", str(tmp / "nothing"), *out], "holds neither masks nor folders"),
+        "damaged labelme": (["make-ytvis", str(tmp / "labelme"), *out], "0.json is no labelme file"),
+        "half a COCO file": (["make-ytvis", str(half), *out], "half.json is not JSON"),
+        "no COCO file": (["make-ytvis", str(strange), *out], "strange.json is no COCO file"),
+        "out is there": (["make-ytvis", str(half), "--out", str(half)], "half.json already exists"),
+        "out in no place": (["make-ytvis", str(half), "--out", str(tmp / "file/made.json")], "cannot write to"),
+        "names without masks": (["make-ytvis", str(half), "--names", "cat", *out], "--names is for --masks"),
+        "classes without COCO": ([*frames, *masks, "--classes", "ovis", *out], "--classes is for a COCO file"),
+        "no such names": ([*frames, *masks, "--names", "no.json", *out], "no.json does not exist"),
+        "names are no JSON": ([*frames, *masks, "--names", str(half), *out], "half.json is not {video"),
+        "names of no ids": ([*frames, *masks, "--names", str(strange), *out], "strange.json is not {video"),
+    }
+
+
+def bad_sets(tmp: Path) -> dict[str, tuple[list[str], str]]:
+    """What `check` cannot even begin with."""
+    half, folder = tmp / "half.json", tmp / "nothing"
+    vis_files(tmp)
+    return {
+        "nothing to check": (["check", "no", "--as", "davis"], "no does not exist"),
+        "a folder as ytvis": (["check", str(folder), "--as", "ovis"], "nothing is a folder; ovis needs a file"),
+        "a file as davis": (["check", str(half), "--as", "davis"], "half.json is a file; davis needs a folder"),
+        "half a file": (["check", str(half), "--as", "ytvis"], "half.json is not JSON"),
+        "an empty set": (["check", str(folder), "--as", "davis"], "expected JPEGImages and Annotations"),
+        "an empty split": (["check", str(folder), "--as", "ytvos"], "valid/JPEGImages is not a folder"),
+        "frames of davis": (["check", str(folder), "--as", "davis", "--frames", "x"], "--frames is for ytvis"),
+        "no such frames": (["check", str(tmp / "truth.json"), "--as", "ytvis", "--frames", "no"], "no is not a folder"),
+    }
+
+
+@pytest.mark.parametrize("case", range(47))
 def test_bad_input_is_one_sentence(case, clip, tmp_path, monkeypatch, capsys):
     name, (arguments, expected) = list(bad_inputs(clip, tmp_path).items())[case]
     said = fails(arguments, monkeypatch, capsys)
@@ -256,6 +304,100 @@ def test_eval_ytvos_writes_the_submission(tmp_path, capsys):
     assert 2 in np.asarray(Image.open(tmp_path / "out/v1/00010.png"))
 
 
+# ---- data sets
+
+
+@pytest.fixture
+def folders(clip, tmp_path) -> Path:
+    """JPEGImages and Annotations with one video, "masks", whose two objects are a cat and a dog, and its meta.json."""
+    for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        (tmp_path / kind / "masks").mkdir(parents=True)
+        for t in range(6):
+            with Image.open(clip / f"masks/{t:05d}.png") as ids:
+                made = ids.convert("RGB") if suffix == "jpg" else ids
+                made.save(tmp_path / kind / f"masks/{t:05d}.{suffix}")
+    names = [f"{t:05d}" for t in range(6)]
+    objects = {str(i): {"category": c, "frames": names} for i, c in ((1, "cat"), (2, "dog"))}
+    (tmp_path / "meta.json").write_text(json.dumps({"videos": {"masks": {"objects": objects}}}))
+    (tmp_path / "names.json").write_text(json.dumps({"masks": {"1": "cat", "2": "dog"}}))
+    return tmp_path
+
+
+def checked(arguments: list[str], capsys) -> list[str]:
+    """Runs a `check` that must find something; returns its lines."""
+    with pytest.raises(SystemExit) as stopped:
+        dispatch(["check", *arguments])
+    assert stopped.value.code == 1
+    return capsys.readouterr().out.splitlines()
+
+
+def test_make_then_check(folders, capsys):
+    made = folders / "made.json"
+    command = ["make-ytvis", str(folders / "JPEGImages"), "--masks", str(folders / "Annotations"), "--out", str(made)]
+    dispatch([*command, "--names", str(folders / "names.json")])
+    said = "made.json: 1 videos, 2 instances, 2 categories; its first frame is masks/00000.jpg"
+    assert said in capsys.readouterr().out
+    dispatch(["check", str(made), "--as", "ytvis"])
+    assert capsys.readouterr().out == "nothing wrong: 1 videos, 2 instances\n"
+    assert len(checked([str(made), "--as", "ovis"], capsys)) == 2  # no instance says how occluded it is
+    (folders / "JPEGImages/masks/00003.jpg").unlink()
+    (line,) = checked([str(made), "--as", "ytvis"], capsys)
+    assert "00003.jpg does not exist" in line
+    (folders / "JPEGImages").rename(folders / "elsewhere")
+    dispatch(["check", str(made), "--as", "ytvis"])
+    assert "frames were not looked at" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError):
+        dispatch([*command, "--overwrite"])
+    assert [c["name"] for c in json.loads(made.read_text())["categories"]] == ["cat", "dog"]  # still there
+
+
+def test_make_of_labelme_and_coco(tmp_path, capsys):
+    points = [[1, 1], [9, 1], [9, 9]]
+    page = {"imageHeight": 20, "imageWidth": 30, "imagePath": "0.jpg", "shapes": [{"label": "cat", "points": points}]}
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/0.json").write_text(json.dumps(page))
+    dispatch(["make-ytvis", str(tmp_path / "v"), "--out", str(tmp_path / "a/one.json")])
+    assert "1 videos, 1 instances, 1 categories; its first frame is v/0.jpg" in capsys.readouterr().out
+    coco = {
+        "images": [{"id": 1, "height": 20, "width": 30, "file_name": "x.jpg"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 17, "segmentation": [[1, 1, 9, 1, 9, 9]]}],
+        "categories": [{"id": 17, "name": "cat"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    dispatch(["make-ytvis", str(tmp_path / "coco.json"), "--classes", "ovis", "--out", str(tmp_path / "two.json")])
+    assert "1 videos, 1 instances, 25 categories; its first frame is x.jpg" in capsys.readouterr().out
+
+
+def test_check_of_folders(folders, capsys):
+    for kind, folder in (("davis", folders), ("ytvos", folders), ("ytvos", folders.parent)):
+        dispatch(["check", str(folder), "--as", kind, "--split", folders.name])
+        assert capsys.readouterr().out == "nothing wrong: 1 videos, 2 instances\n"
+    (folders / "Annotations/masks/00000.png").unlink()
+    (line,) = checked([str(folders), "--as", "davis"], capsys)
+    assert "00000.jpg is the first frame" in line
+    lines = checked([str(folders), "--as", "ytvos"], capsys)
+    assert [line.split("meta.json ")[1] for line in lines[1:]] == [
+        f"lets object {i} of video masks enter in frame 00000, which has no mask" for i in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda root: (root / "JPEGImages/masks/00005.jpg").unlink(), "lists frame 00005 of video masks"),
+        (lambda root: (root / "meta.json").write_text("{}"), "is not a YouTube-VOS meta.json"),
+        (lambda root: (root / "meta.json").unlink(), "meta.json does not exist"),
+        (
+            lambda root: (root / "meta.json").write_text('{"videos": {"gone": {"objects": {}}}}'),
+            "lists video gone, which has no frames",
+        ),
+    ],
+)
+def test_check_of_what_meta_says(folders, capsys, damage, said):
+    damage(folders)
+    assert said in checked([str(folders), "--as", "ytvos"], capsys)[-1]
+
+
 # ---- models that find objects
 
 
@@ -293,11 +435,47 @@ def test_predict_without_masks(tmp_path, capsys):
         (["--classes", "ovis"], "the weights have 40 classes, ovis has 25"),
         (["--classes", "ytvis"], "there are no classes called 'ytvis'; did you mean ytvis_20"),
         (["--window", "2"], "does not move on"),
+        (["--window", "1", "--overlap", "1"], "does not move on"),
+        (["--window", "0"], "--window is 0; it must be at least 1"),
+        (["--overlap", "-1"], "--overlap is -1; it must be at least 0"),
+        (["--top", "0"], "--top is 0; it must be at least 1"),
+        (["--min-score", "2"], "--min-score is 2; scores go from 0 to 1"),
+        (["--min-score", "nan"], "--min-score is nan"),
+        (["--short-edge", "0"], "--short-edge is 0; it must be at least 1"),
     ],
 )
 def test_options_that_do_not_fit_finding(tmp_path, extra, says):
     with pytest.raises(ValueError, match=says):
         dispatch(finding("predict", video_folder(tmp_path / "f"), "--out", tmp_path / "out") + extra)
+    assert not (tmp_path / "out" / "tracks.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:syncvis-tiny has random", "ignore:the classes are called")
+@pytest.mark.parametrize("size", [(60, 80), (37, 51), (1, 40), (40, 1)])
+@pytest.mark.parametrize("folder", [False, True])
+def test_predict_on_one_image(tmp_path, size, folder):
+    from tubelet.video.read import read
+
+    (tmp_path / "in").mkdir()
+    picture = image(tmp_path / "in/one.png", np.full((*size, 3), 90, np.uint8))
+    out = tmp_path / "out"
+    dispatch(finding("predict", tmp_path / "in" if folder else picture, "--out", out))
+    found = json.loads((out / "tracks.json").read_text())
+    assert found
+    assert all(len(entry["segmentations"]) == 1 for entry in found)
+    assert {tuple(entry["segmentations"][0]["size"]) for entry in found if entry["segmentations"][0]} <= {size}
+    assert len(list(read(out / "overlay.mp4"))) == 1
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert max(sheet.size) < 4000  # of a narrow picture, too
+
+
+@pytest.mark.filterwarnings("ignore:syncvis-tiny has random", "ignore:the classes are called")
+def test_a_mistake_costs_no_earlier_results(tmp_path):
+    frames, out = video_folder(tmp_path / "f"), tmp_path / "out"
+    dispatch(finding("predict", frames, "--out", out))
+    with pytest.raises(ValueError, match="no class 'dgo'"):
+        dispatch(finding("predict", frames, "--out", out, "--overwrite", "--only", "dgo"))
+    assert (out / "tracks.json").is_file()
 
 
 def test_models_and_benchmarks_that_do_not_fit(tmp_path):

@@ -84,6 +84,12 @@ def test_folders_that_do_not_fit(folders):
         from_folders(frames, masks)
 
 
+def test_the_folder_that_one_is_in(folders, tmp_path, monkeypatch):
+    frames, masks = folders
+    monkeypatch.chdir(frames / "cat")
+    assert from_folders(".", masks / "cat")["videos"][0]["file_names"][0] == "cat/00000.png"
+
+
 def test_scored_against_itself(folders, tmp_path):
     data = from_folders(*folders, names={"cat": "cat", "dog": "dog"})
     write_ytvis(tmp_path / "gt.json", data)
@@ -159,6 +165,10 @@ def test_labelme_files_that_do_not_fit(tmp_path):
     labelme(tmp_path, 1, size=(10, 10))
     with pytest.raises(ValueError, match="is 10x10, but the first is 32x24"):
         from_labelme(tmp_path)
+    for damaged in ({"mask": "AAAA"}, {"points": []}, {"mask": "bad"}):
+        labelme(tmp_path, 1, shape("cat", 2, "mask") | damaged)
+        with pytest.raises(ValueError, match=r"00001\.json"):
+            from_labelme(tmp_path)
     (tmp_path / "00001.json").write_text("{}")
     with pytest.raises(ValueError, match=r"00001\.json is no labelme file"):
         from_labelme(tmp_path)
@@ -216,7 +226,7 @@ def test_coco_files_that_do_not_fit(tmp_path):
         from_coco(coco_file(tmp_path), dataset="ytvis")
     with pytest.raises(ValueError, match="does not have COCO's categories"):
         from_coco(coco_file(tmp_path, categories=[{"id": 2, "name": "cat"}]), dataset="ovis")
-    with pytest.raises(ValueError, match=r"8\.jpg: it has an annotation of category 2"):
+    with pytest.raises(ValueError, match=r"coco\.json has annotations of category 2"):
         from_coco(coco_file(tmp_path, categories=[{"id": 3, "name": "cat"}]))
     with pytest.raises(ValueError, match="no COCO file"):
         from_coco(coco_file(tmp_path, images=None))

@@ -37,6 +37,16 @@ def test_rle_round_trip():
     assert (decode_rle(encode_rle(mask)) == mask).all()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (1, 9)])
+def test_rle_is_read_as_text_and_as_bytes(size):
+    mask = np.random.default_rng(1).random(size) > 0.5
+    rle = encode_rle(mask)
+    counts = rle["counts"]
+    other = counts.decode() if isinstance(counts, bytes) else counts.encode()
+    assert (decode_rle({**rle, "counts": other}) == mask).all()
+    assert (decode_rle({**rle, "counts": counts}) == mask).all()
+
+
 def test_a_label_video_gives_back_its_frames():
     video = LabelVideo(2, 2)
     first, second = labels([0, 1], [2, 2]), labels([0, 0], [0, 0])

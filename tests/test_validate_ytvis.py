@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from test_ytvis import SQUARE, compressed, content
-from tubelet.data.validate_ytvis import validate_ytvis
+from tubelet.data.validate import Findings
+from tubelet.data.validate_ytvis import examine_ytvis, validate_ytvis
 
 
 def only(tmp_path, what, **options) -> str:
@@ -31,6 +32,7 @@ def test_a_good_file(tmp_path):
         ({"id": 6}, "annotation 6 has the id of an earlier"),
         ({"segmentations": [None] * 4, "areas": [], "occlusion": []}, "annotation 5 is visible in no frame"),
         ({"areas": [24, None, 50, 24]}, "annotation 5 says area 50 in frame 2, but its mask has 24 pixels"),
+        ({"areas": [24, None, "x", 24]}, "annotation 5 says area 'x' in frame 2, which is no number"),
         ({"occlusion": ["no_occlusion"] * 4}, "annotation 5 has occlusion 'no_occlusion' in frame 1"),
     ],
 )
@@ -53,6 +55,16 @@ def test_faulty_masks(tmp_path, mask, said):
     what["annotations"][1]["segmentations"][0] = mask
     assert "annotation 6 " in only(tmp_path, what)
     assert said in only(tmp_path, what)
+
+
+def test_ovis_must_say_how_occluded_each_is(tmp_path):
+    assert "annotation 6 has no `occlusion`" in only(tmp_path, content(), occlusion=True)
+
+
+def test_how_much_there_is(tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content()))
+    assert examine_ytvis(path) == Findings([], 2, 2)
 
 
 def test_frames(tmp_path):

@@ -43,20 +43,19 @@ def test_parity(path, tmp_path):
 def box(x: int, y: int = 0, width: int = 10, height: int = 10) -> dict:
     mask = np.zeros(SIZE, bool)
     mask[y : y + height, x : x + width] = True
-    rle = encode_rle(mask)
-    return {"size": list(SIZE), "counts": rle["counts"].decode()}
+    return encode_rle(mask)
 
 
 class Case:
-    """Files with videos of two frames."""
+    """Files with videos of two frames, or more."""
 
-    def __init__(self, folder: Path, videos: int = 1, categories: int = 1):
+    def __init__(self, folder: Path, videos: int = 1, categories: int = 1, frames: int = 2):
         self.folder, self.results = folder, []
-        names = ["00000.jpg", "00001.jpg"]
+        names = [f"{t:05d}.jpg" for t in range(frames)]
         self.truth = {
             "annotations": [],
             "videos": [
-                {"id": v, "height": 40, "width": 60, "length": 2, "file_names": [f"v{v}/{n}" for n in names]}
+                {"id": v, "height": 40, "width": 60, "length": frames, "file_names": [f"v{v}/{n}" for n in names]}
                 for v in range(1, videos + 1)
             ],
             "categories": [{"id": c, "name": f"class {c}"} for c in range(1, categories + 1)],
@@ -218,6 +217,75 @@ def test_occlusion_groups(case):
     assert "APso" not in case.score().numbers
 
 
+def plain_ap(truths: list[list[tuple]], found: list[list[tuple]], low: float, high: float) -> float:
+    """AP of one category from its definition, for instances whose occlusion is in low..high. Of each video the truths
+    (pixels, labels) and the predictions (pixels, score), where pixels are a set."""
+    worth = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
+    inside = []
+    for video in truths:
+        inside.append([])
+        for _, labels in video:
+            scores = sorted((worth[label] for label in labels if label is not None), reverse=True)
+            half = scores[: -(-len(scores) // 2)]
+            inside[-1].append(low <= sum(half) / len(half) <= high)
+    wanted = sum(map(sum, inside))
+    if not wanted:
+        return -1
+    ranked = sorted(
+        ((score, v, pixels) for v, video in enumerate(found) for pixels, score in video), key=lambda x: -x[0]
+    )
+    precisions = []
+    for threshold in np.linspace(0.5, 0.95, 10):
+        taken, right, wrong, points = set(), 0, 0, []
+        for _, v, pixels in ranked:
+            fits = []
+            for g, (true, _) in enumerate(truths[v]):
+                iou = len(pixels & true) / len(pixels | true)
+                if (v, g) not in taken and iou >= threshold:
+                    fits.append((inside[v][g], iou, g))
+            if fits:
+                counts, _, g = max(fits)
+                taken.add((v, g))
+                right += counts  # outside of the group it is neither right nor wrong
+            else:
+                wrong += 1
+            points.append((right / wanted, right / max(1, right + wrong)))
+        precisions += [max((p for r, p in points if r >= recall), default=0.0) for recall in np.linspace(0, 1, 101)]
+    return float(np.mean(precisions))
+
+
+def occluded(folder: Path, seed: int) -> tuple[Case, list[list[tuple]], list[list[tuple]]]:
+    """Three videos of three frames with instances of all groups, predictions near and far, and their pixels."""
+    rng, case = np.random.default_rng(seed), Case(folder, videos=3, frames=3)
+    names, scores = list(vis_ap.OCCLUSION_SCORE), iter(rng.permutation(100) / 100)
+    truths, found = [[], [], []], [[], [], []]
+
+    def pixels(x: int, y: int) -> set:
+        return {(t, i, j) for t in range(3) for i in range(y, min(y + 10, 40)) for j in range(x, x + 10)}
+
+    for v in range(3):
+        for _ in range(rng.integers(1, 5)):
+            x, y = rng.integers(0, 30, 2).tolist()
+            labels = [names[i] for i in rng.integers(0, 3, 3)]
+            case.true(*[box(x, y)] * 3, video=v + 1, occlusion=labels)
+            truths[v].append((pixels(x, y), labels))
+            for _ in range(rng.integers(0, 4)):
+                dx, dy = rng.integers(0, 4, 2).tolist()
+                score = float(next(scores))
+                case.found(score, *[box(x + dx, y + dy)] * 3, video=v + 1)
+                found[v].append((pixels(x + dx, y + dy), score))
+    return case, truths, found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_occlusion_groups_equal_their_definition(tmp_path, seed):
+    case, truths, found = occluded(tmp_path, seed)
+    numbers = case.score(occlusion=True).numbers
+    limits = {"": (0, 1), "so": (0, 0.25), "mo": (0.25, 0.5), "ho": (0.5, 1)}
+    expected = {f"AP{name}": plain_ap(truths, found, *both) for name, both in limits.items()}
+    assert {key: numbers[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+
+
 def test_occlusion_not_given(case):
     case.true(box(0), box(0)).found(0.9, box(0), box(0))
     with pytest.warns(UserWarning, match="nothing about occlusion"):
@@ -264,7 +332,7 @@ def test_overlap_equals_pixels(case):
     rng = np.random.default_rng(0)
     masks = rng.random((2, 2, *SIZE)) < [[[[0.9]], [[0.6]]], [[[0.8]], [[0.7]]]]
     for tube in masks:
-        case.true(*({"size": list(SIZE), "counts": encode_rle(m)["counts"].decode()} for m in tube))
+        case.true(*(encode_rle(m) for m in tube))
     gt, _ = case.write()
     one, other = (make_tube(i) for i in read_ytvis(gt).instances[1])
     expected = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
@@ -282,6 +350,20 @@ def test_polygons_and_uncompressed_counts(case):
     counts = {"size": list(SIZE), "counts": [0, *[10, 30] * 9, 10, 2030]}
     case.true(square, counts).found(0.9, counts, square)
     assert case.score().ap == pytest.approx(1)
+
+
+def test_progress_counts_the_videos(tmp_path, monkeypatch):
+    case, seen = Case(tmp_path, videos=3), {}
+
+    def count(items, **options):
+        seen.update(options, items=list(items))
+        return seen["items"]
+
+    monkeypatch.setattr(vis_ap, "progress", count)
+    for v in (1, 2, 2, 1):
+        case.true(box(0), box(0), video=v).found(0.5, box(0), box(0), video=v)
+    case.score()
+    assert (seen["items"], seen["total"], seen["unit"]) == ([1, 2], 3, "videos")
 
 
 @pytest.mark.parametrize("kind", ["gz", "zip", "indent", "nested"])

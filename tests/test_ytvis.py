@@ -8,7 +8,7 @@ from PIL import Image
 
 from tubelet.data.validate_ytvis import validate_ytvis
 from tubelet.data.ytvis import read_predictions, read_ytvis, to_rle
-from tubelet.types import encode_rle
+from tubelet.types import decode_rle, encode_rle
 
 SIZE = (12, 16)
 SQUARE = np.zeros(SIZE, bool)
@@ -17,7 +17,7 @@ POLYGON = [[3, 2, 9, 2, 9, 6, 3, 6]]
 
 
 def compressed(mask) -> dict:
-    return {"size": list(SIZE), "counts": encode_rle(mask)["counts"].decode()}
+    return encode_rle(mask)
 
 
 def uncompressed(mask) -> dict:
@@ -122,11 +122,30 @@ def test_predictions(path, tmp_path):
         ({"size": [12, 16], "counts": [200, -8]}, "do not add up"),
         ({"size": [12, 16], "counts": "0P"}, "no compressed COCO RLE"),
         ({"size": [12, 16], "counts": ""}, "no compressed COCO RLE"),
+        ({"size": [12, 16], "counts": b"0P"}, "no compressed COCO RLE"),
+        ({"size": [12, 16], "counts": b"0\xff1"}, "no compressed COCO RLE"),
+        ({"size": [12, 16], "counts": None}, "no compressed COCO RLE"),
+        ({"size": 12, "counts": "0"}, "has the size 12; expected"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "no number or far outside"),
+        ([[1, 2, 3, 4, 5, 1e9]], "no number or far outside"),
+        ([[1, 2, 3, 4, 5, "6"]], "no number or far outside"),
     ],
 )
 def test_masks_that_are_refused(segmentation, said):
     with pytest.raises(ValueError, match=said):
         to_rle(segmentation, SIZE)
+
+
+def test_every_form_of_a_mask_becomes_one_with_text():
+    expected = compressed(SQUARE)
+    as_bytes = {"size": SIZE, "counts": expected["counts"].encode()}
+    for form in (encode_rle(SQUARE), as_bytes, uncompressed(SQUARE), POLYGON):
+        rle = to_rle(form, SIZE)
+        assert rle is not None
+        assert rle == expected
+        assert json.loads(json.dumps(rle)) == rle
+        assert to_rle(rle, SIZE) is rle  # nothing to do
+        assert (decode_rle(rle) == SQUARE).all()
 
 
 def spoilt(what: str) -> dict:

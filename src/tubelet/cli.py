@@ -15,6 +15,7 @@ import tyro
 import tubelet
 
 if TYPE_CHECKING:
+    from tubelet.data.validate import Findings
     from tubelet.metrics.jf import JFResult, YTVOSResult
     from tubelet.metrics.vis_ap import VISResult
     from tubelet.models.base import Session, TrackSession
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "dis-flow"
 Positional = tyro.conf.Positional
 Precision = Literal["float32", "bf16", "fp16"]
+Classes = Literal["ytvis_2019", "ytvis_2021", "ytvis_2022", "ovis"]
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,23 @@ def predict(
     from tubelet.run import predict as follow
     from tubelet.weights import check_name, finds_objects
 
+    if fps is not None and not 0 < fps < 1000:
+        raise ValueError(f"--fps is {fps:g}; expected frames per second above 0")
     if finds_objects(check_name(options.model)):
         if mask is not None or masks is not None:
             raise ValueError(f"{options.model} finds objects by itself; leave out --mask and --masks")
         source = open_video(video, on_error=on_error)
-        prepare_output(out, overwrite=overwrite)
         new_session, names = finder(options)
-        summary, tracks = predict_tracks(source, new_session(), names, out, draw=draw, fps=fps)
+        session = new_session()
+        prepare_output(out, overwrite=overwrite)  # last, so that no mistake costs earlier results
+        summary, tracks = predict_tracks(source, session, names, out, draw=draw, fps=fps)
         for track in tracks:
             print(f"#{track.id:<4d} {track.score:.3f}  {names[track.category]}")
     else:
         prompts = given_masks(mask, masks)
-        source = open_video(video, on_error=on_error)
+        source, session = open_video(video, on_error=on_error), open_session(options)
         prepare_output(out, overwrite=overwrite)
-        summary = follow(source, open_session(options), prompts, out, draw=draw, fps=fps)
+        summary = follow(source, session, prompts, out, draw=draw, fps=fps)
     print(
         f"{summary.frames} frames, {len(summary.objects)} objects, {options.model}: "
         f"{summary.fps:.1f} frames per second ({summary.seconds:.1f} s with reading and writing)\n{out}"
@@ -336,6 +341,111 @@ def train(arguments: list[str]) -> None:
     print(f"weights in {folder / 'weights.safetensors'}")
 
 
+def make_ytvis(
+    source: Positional[Path],
+    out: Path,
+    masks: Path | None = None,
+    names: str = "object",
+    classes: Classes | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Make a YouTube-VIS file of folders of masks, a labelme export or a COCO file.
+
+        tubelet make-ytvis JPEGImages --masks Annotations --names names.json --out instances.json
+        tubelet make-ytvis labelled --out instances.json
+        tubelet make-ytvis coco.json --classes ytvis_2021 --out instances.json
+
+    `tubelet check FILE --as ytvis` says whether all is well with it.
+
+    Args:
+        source: With --masks a folder of frames, VIDEO/00000.jpg or those of one video; else a folder of labelme files
+            (00000.json beside 00000.jpg; or one such folder per video), or a COCO or CocoVID file.
+        out: The file to write. Frames stay where they are; what is printed says where its file names start from.
+        masks: Folder of id masks (PNG) named like their frames. Only frames with a mask are listed.
+        names: For --masks: the category of all objects, or a JSON file of {video: category} or
+            {video: {id: category}}.
+        classes: For a COCO file: rename its categories to those of this data set and leave out the others.
+        overwrite: Replace OUT if it is there.
+    """
+    from tubelet.data.make_ytvis import from_coco, from_folders, from_labelme, read_names, write_ytvis
+
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; expected frames, a labelme folder or a COCO file")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} already exists; choose another name or add --overwrite")
+    if masks is None and names != "object":
+        raise ValueError("--names is for --masks; labelme and COCO files name their categories themselves")
+    if classes is not None and (masks is not None or source.is_dir()):
+        raise ValueError("--classes is for a COCO file; the categories of masks are given by --names")
+    make_output(out.parent)
+    if masks is not None:
+        content = from_folders(source, masks, names=read_names(names))
+    elif source.is_dir():
+        if not [*source.glob("*.json"), *source.glob("*/*.json")]:
+            raise ValueError(f"{source} holds no labelme file; if it holds frames, say where their masks are: --masks")
+        content = from_labelme(source)
+    else:
+        content = from_coco(source, dataset=classes)
+    write_ytvis(out, content)
+    videos, instances, kinds = (len(content[key]) for key in ("videos", "annotations", "categories"))
+    first = content["videos"][0]["file_names"][0]
+    print(f"{out}: {videos} videos, {instances} instances, {kinds} categories; its first frame is {first}")
+
+
+def check(
+    source: Positional[Path],
+    kind: Annotated[Literal["ytvis", "ovis", "davis", "ytvos"], tyro.conf.arg(name="as")],
+    frames: Path | None = None,
+    split: str = "valid",
+) -> None:
+    """Say what is wrong with a data set, before hours are spent on it.
+
+        tubelet check instances.json --as ytvis --frames JPEGImages
+        tubelet check DAVIS --as davis
+
+    Prints a sentence for each problem; the exit status is 1 if there is any. Masks are decoded, of frames only the
+    header is read.
+
+    Args:
+        source: ytvis and ovis: the file (.json, .gz or .zip). davis: the folder that holds JPEGImages and Annotations,
+            or one laid out like it. ytvos: the folder of a split, or the one above.
+        kind: Which kind of data set it should be.
+        frames: ytvis, ovis: the folder that the file names start from; by default JPEGImages beside the file. If
+            there is none, frames are not looked at.
+        split: ytvos: the split, if SOURCE is the folder above.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist")
+    if source.is_dir() == (kind in ("ytvis", "ovis")):
+        wanted = "file, annotations as JSON" if source.is_dir() else "folder with JPEGImages and Annotations"
+        raise ValueError(f"{source} is a {'folder' if source.is_dir() else 'file'}; {kind} needs a {wanted}")
+    found, note = examine_as(kind, source, frames, split)
+    for problem in found.problems:
+        print(problem)
+    if found.problems:
+        sys.exit(1)
+    print(f"nothing wrong: {found.videos} videos, {found.instances} instances{note}")
+
+
+def examine_as(kind: str, source: Path, frames: Path | None, split: str) -> "tuple[Findings, str]":
+    """`check` without printing: what was found, and what was not looked at."""
+    from tubelet.data.validate import examine, examine_ytvos
+    from tubelet.data.validate_ytvis import examine_ytvis
+
+    if kind in ("ytvis", "ovis"):
+        beside = source.parent / "JPEGImages"
+        folder = frames or (beside if beside.is_dir() else None)
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder; --frames is where the file names start from")
+        note = " (frames were not looked at; say where they are with --frames)" if folder is None else ""
+        return examine_ytvis(source, frames=folder, occlusion=kind == "ovis"), note
+    if frames is not None:
+        raise ValueError(f"--frames is for ytvis and ovis; {kind} has its frames in JPEGImages")
+    if kind == "davis":
+        return examine(source), ""
+    return examine_ytvos(source if (source / "JPEGImages").is_dir() else source / split), ""
+
+
 def convert(source: Positional[Path], out: Path, model: str, half: bool = False) -> None:
     """Convert an official checkpoint into safetensors, strictly: every key is used and none is missing.
 
@@ -484,6 +594,7 @@ def open_model(options: Options) -> "tuple[Any, dict[str, Any]]":
     from tubelet.models.clips import ClipSession
     from tubelet.weights import finds_objects, load
 
+    check_options(options)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -510,6 +621,16 @@ def open_model(options: Options) -> "tuple[Any, dict[str, Any]]":
     if strange := [flag for flag, (name, _) in given.items() if name not in known]:
         raise ValueError(f"{options.model} does not take {', '.join(strange)}")
     return loaded, {name: None if value == "no bound" else value for name, value in given.values()}
+
+
+def check_options(options: Options) -> None:
+    """Raises `ValueError` for a number without sense, before a model is loaded."""
+    for name, least in (("long_edge", 1), ("short_edge", 1), ("window", 1), ("overlap", 0), ("top", 1), ("memory", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+    if options.min_score is not None and not 0 <= options.min_score <= 1:
+        raise ValueError(f"--min-score is {options.min_score:g}; scores go from 0 to 1")
 
 
 def session_maker(options: Options) -> "Callable[[], Session[LabelFrame]]":
@@ -568,6 +689,8 @@ COMMANDS: dict[str, Callable] = {
     "score": score,
     "eval": evaluate,
     "train": train,
+    "make-ytvis": make_ytvis,
+    "check": check,
     "convert": convert,
     "bench": bench,
     "list": list_models,
@@ -588,7 +711,7 @@ def usage() -> str:
         "usage: tubelet COMMAND [OPTIONS]",
         "",
     ]
-    lines += [f"  {name:8s}  {(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
+    lines += [f"  {name:10s}  {(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
     return "\n".join([*lines, "", "`tubelet COMMAND --help` says everything about one of them."])
 
 

@@ -94,7 +94,8 @@ def trailing_number(stem: str) -> str | None:
 
 @dataclass
 class Thumbnails:
-    """At most `most` small pictures spread evenly over a stream of unknown length."""
+    """At most `most` small pictures spread evenly over a stream of unknown length, `width` wide, at most twice as
+    high."""
 
     most: int = 16
     width: int = 480
@@ -108,8 +109,14 @@ class Thumbnails:
     def add(self, image: UInt8[np.ndarray, "_ _ 3"], title: str) -> None:
         if len(self.images) == self.most:  # keep every other one, and be half as eager from now on
             self.images, self.titles, self.every = self.images[::2], self.titles[::2], 2 * self.every
-        height = max(1, round(image.shape[0] * self.width / image.shape[1]))
-        self.images.append(cv2.resize(image, (self.width, height), interpolation=cv2.INTER_AREA))
+        h, w = image.shape[:2]
+        scale = min(self.width / w, 2 * self.width / h)
+        size = max(1, round(w * scale)), max(1, round(h * scale))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        if size[0] < self.width:  # a sheet makes pictures equally wide, and this one would become a tower
+            missing = self.width - size[0]
+            small = np.pad(small, ((0, 0), (missing // 2, missing - missing // 2), (0, 0)), constant_values=128)
+        self.images.append(small)
         self.titles.append(title)
 
     def save(self, path: Path) -> None:

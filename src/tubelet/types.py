@@ -171,7 +171,7 @@ class Tracks:
 class LabelVideo:
     """One id per pixel for every frame of a video, held as COCO RLE (a few hundred bytes per object and frame).
 
-    `frames[t]` maps an id to its RLE (`{"size": [H, W], "counts": bytes}`); ids that are not visible are left out."""
+    `frames[t]` maps an id to its RLE (`{"size": [H, W], "counts": text}`); ids that are not visible are left out."""
 
     height: int
     width: int
@@ -221,14 +221,15 @@ def visible(labels: UInt8[np.ndarray, "H W"]) -> list[int]:
 
 
 def encode_rle(mask: Bool[np.ndarray, "H W"]) -> dict:
-    """COCO RLE of a binary mask: `{"size": [H, W], "counts": bytes}`."""
+    """COCO RLE of a binary mask: `{"size": [H, W], "counts": text}`, as files have it."""
     from pycocotools import mask as coco
 
-    return dict(coco.encode(np.asfortranarray(mask, np.uint8)))
+    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}  # pyright: ignore
 
 
 def decode_rle(rle: dict) -> Bool[np.ndarray, "H W"]:
-    """The binary mask of a COCO RLE."""
+    """The binary mask of a COCO RLE, its counts compressed, as text or bytes."""
     from pycocotools import mask as coco
 
     return coco.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]

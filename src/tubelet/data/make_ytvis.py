@@ -10,7 +10,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
 
-from tubelet.data.classes import COCO, COCO_TO, NAMES, categories
+from tubelet.data.coco import read_coco
 from tubelet.data.dataset import VideoItem, list_images, read_video
 from tubelet.data.ytvis import to_rle
 from tubelet.types import encode_rle, visible
@@ -64,7 +64,7 @@ class Content:
         """An instance of the last video: frame index -> segmentation, wherever it is visible."""
         video = self.videos[-1]
         size = video["height"], video["width"]
-        rles = [text_rle(to_rle(masks.get(t), size)) for t in range(video["length"])]
+        rles = [to_rle(masks.get(t), size) for t in range(video["length"])]
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
@@ -83,14 +83,6 @@ class Content:
     def content(self) -> dict[str, Any]:
         kinds = [{"id": i, "name": name, "supercategory": "object"} for name, i in self.ids.items()]
         return {"info": {}, "videos": self.videos, "categories": kinds, "annotations": self.annotations}
-
-
-def text_rle(rle: Any) -> dict | None:
-    """An RLE whose counts are text, as JSON wants them."""
-    if rle is None:
-        return None
-    counts = rle["counts"]
-    return {"size": [int(n) for n in rle["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 # Folders of frames and masks -----------------------------------------------------------------------------------------
@@ -117,7 +109,7 @@ def from_folders(
                 raise ValueError(f"{item.mask_paths[index]} is {_wxh(labels.shape)}, but the first is {_wxh(size)}")
             size = labels.shape
             for i in visible(labels):
-                shown.setdefault(i, {})[t] = text_rle(encode_rle(labels == i)) or {}
+                shown.setdefault(i, {})[t] = encode_rle(labels == i)
         out.add_video([f"{prefix}/{item.frame_paths[i].name}" for i in sorted(item.mask_paths)], size)
         for i in sorted(shown):
             out.add_instance(_category(names, item.name, i), shown[i])
@@ -128,7 +120,8 @@ def _folder_videos(frames: Path, masks: Path) -> Iterator[tuple[VideoItem, str]]
     if not masks.is_dir():
         raise FileNotFoundError(f"{masks} is not a folder; expected {masks}/VIDEO/00000.png")
     if list_images(masks, {".png"}):
-        yield read_video(frames.name, frames, masks), frames.name
+        name = frames.resolve().name  # "." has none
+        yield read_video(name, frames, masks), name
         return
     folders = sorted((p for p in masks.iterdir() if p.is_dir()), key=natural_key)
     if not folders:
@@ -145,6 +138,24 @@ def _category(names: str | Mapping[str, str | Mapping[int, str]], video: str, i:
     if name is None:
         raise ValueError(f"object {i} of video {video} has no category; `names` must give one for it")
     return name
+
+
+def read_names(text: str) -> str | dict[str, str | dict[int, str]]:
+    """What `from_folders` takes as `names`, from a category or the name of a JSON file.
+
+    Raises `FileNotFoundError`, or `ValueError` for a file that holds something else."""
+    if not text.endswith(".json"):
+        return text
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"{text} does not exist; names are a category or a JSON file")
+    try:
+        said = json.loads(Path(text).read_text())
+        return {
+            video: name if isinstance(name, str) else {int(i): str(one) for i, one in name.items()}
+            for video, name in said.items()
+        }
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{text} is not {{video: category}} or {{video: {{id: category}}}} ({error})") from None
 
 
 # labelme -------------------------------------------------------------------------------------------------------------
@@ -166,9 +177,9 @@ def from_labelme(folder: Path | str) -> dict[str, Any]:
         pages = [_read_labelme(path) for path in sorted(video.glob("*.json"), key=natural_key)]
         if other := [page for page in pages if page.size != pages[0].size]:
             raise ValueError(f"{other[0].path} is {_wxh(other[0].size)}, but the first is {_wxh(pages[0].size)}")
-        out.add_video([f"{video.name}/{page.image}" for page in pages], pages[0].size)
+        out.add_video([f"{video.resolve().name}/{page.image}" for page in pages], pages[0].size)
         for label, masks in _link(pages):
-            out.add_instance(label, {t: text_rle(encode_rle(mask)) for t, mask in masks.items()})
+            out.add_instance(label, {t: encode_rle(mask) for t, mask in masks.items()})
     return out.content()
 
 
@@ -193,7 +204,7 @@ def _read_labelme(path: Path) -> _Page:
                 page.single.append((label, mask))
             else:
                 page.grouped[label, group] = page.grouped.get((label, group), False) | mask
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, LookupError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no labelme file ({type(error).__name__}: {error})") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -220,7 +231,10 @@ def _shape_mask(shape: dict, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
 
 def _labelme_mask(shape: dict, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """labelme keeps a mask as a PNG of its bounding box, whose first corner is the first point."""
-    part = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
+    try:
+        part = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
+    except (OSError, SyntaxError):  # as PIL says that it is no image, or a damaged one
+        raise ValueError(f"the mask of the shape {shape['label']!r} is no PNG, or a damaged one") from None
     x, y = (round(value) for value in shape["points"][0])
     out = np.zeros(size, bool)
     height, width = out[y : y + part.shape[0], x : x + part.shape[1]].shape
@@ -273,74 +287,17 @@ def from_coco(path: Path | str, *, dataset: str | None = None) -> dict[str, Any]
     `dataset` ("ytvis_2019", "ytvis_2021", "ytvis_2022", "ovis") renames COCO's categories to those of that data set
     and leaves out the others, as for joint training.
 
-    Raises `FileNotFoundError`; `ValueError` if it is no COCO file, or not of COCO's categories where `dataset` is
-    given."""
-    if dataset is not None and dataset not in NAMES:
-        categories(dataset)  # says which there are
-    content = _read_coco(Path(path))
-    kinds = {c["id"]: c["name"] for c in content["categories"]}
-    if dataset is not None and any(COCO.get(i) != name for i, name in kinds.items()):
-        raise ValueError(f"{path} does not have COCO's categories, so they cannot be renamed to those of {dataset}")
-    out = Content({c["name"]: c["id"] for c in (content["categories"] if dataset is None else categories(dataset))})
-    if dataset is None and len(out.ids) < len(kinds):
+    Raises like `read_coco`, and `ValueError` for two categories of one name."""
+    data = read_coco(path, dataset=dataset, join=True)
+    out = Content({name: number for number, name in data.categories.items()})
+    if len(out.ids) < len(data.categories):
         raise ValueError(f"{path} has two categories of the same name; names must differ")
-    by_image: dict[Any, list[dict]] = {}
-    for annotation in content["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    for images in progress(list(_coco_videos(content["images"])), unit="videos", description="converting"):
-        try:
-            _add_coco_video(out, images, by_image, kinds, dataset)
-        except ValueError as error:
-            raise ValueError(f"{path}: image {images[0]['file_name']}: {error}") from None
+    for video in progress(list(data.videos.values()), unit="videos", description="converting"):
+        out.add_video(list(video.file_names), video.size)
+        for instance in data.instances.get(video.id, ()):
+            masks = dict(enumerate(instance.segmentations))
+            out.add_instance(data.categories[instance.category_id], masks, iscrowd=instance.iscrowd)
     return out.content()
-
-
-def _read_coco(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a COCO file")
-    try:
-        content = json.loads(path.read_text())
-        assert all(isinstance(content[key], list) for key in ("images", "annotations", "categories"))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError):
-        raise ValueError(f"{path} is no COCO file; it needs lists of images, annotations and categories") from None
-    return content
-
-
-def _coco_videos(images: Iterable[dict]) -> list[list[dict]]:
-    videos: dict[tuple[str, Any], list[dict]] = {}
-    for image in images:
-        key = ("image", image["id"]) if image.get("video_id") is None else ("video", image["video_id"])
-        videos.setdefault(key, []).append(image)
-    return [sorted(group, key=lambda image: image.get("frame_id", 0)) for group in videos.values()]
-
-
-def _add_coco_video(
-    out: Content, images: list[dict], by_image: dict[Any, list[dict]], kinds: dict[int, str], dataset: str | None
-) -> None:
-    sizes = {(image["height"], image["width"]) for image in images}
-    if len(sizes) > 1:
-        raise ValueError(f"the images of its video have {len(sizes)} sizes")
-    out.add_video([image["file_name"] for image in images], sizes.pop())
-    instances: dict[tuple, tuple[str, bool, dict[int, Any]]] = {}
-    for t, image in enumerate(images):
-        for annotation in by_image.get(image["id"], ()):
-            name = _renamed(annotation["category_id"], kinds, dataset)
-            if name is not None and annotation.get("segmentation"):
-                own = annotation.get("instance_id", annotation.get("track_id"))
-                key = ("alone", annotation["id"]) if own is None else ("joined", own)
-                crowd = bool(annotation.get("iscrowd"))
-                instances.setdefault(key, (name, crowd, {}))[2][t] = annotation["segmentation"]
-    for name, crowd, masks in instances.values():
-        out.add_instance(name, masks, iscrowd=crowd)
-
-
-def _renamed(category: int, kinds: dict[int, str], dataset: str | None) -> str | None:
-    if category not in kinds:
-        raise ValueError(f"it has an annotation of category {category}, which the file does not list")
-    if dataset is None:
-        return kinds[category]
-    target = COCO_TO[dataset].get(category)
-    return None if target is None else NAMES[dataset][target - 1]
 
 
 def _wxh(size: tuple[int, ...]) -> str:

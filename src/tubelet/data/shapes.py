@@ -297,16 +297,14 @@ def held_out(
 
 def to_ytvis(clips: Iterable[Tubes]) -> dict[str, Any]:
     """The truth of clips as a YouTube-VIS file; category ids are class indices + 1, all ids count from 1."""
-    from tubelet.data.make_ytvis import Content, text_rle
+    from tubelet.data.make_ytvis import Content
 
     out = Content({name: i for i, name in enumerate(CLASSES, start=1)})
     for number, (rgb, masks, classes) in enumerate(clips, start=1):
         frames, size = rgb.shape[0], (rgb.shape[1], rgb.shape[2])
         out.add_video([f"{number:05d}/{t:05d}.png" for t in range(frames)], size)
         for kind, tube in zip(classes.tolist(), masks, strict=True):
-            out.add_instance(
-                CLASSES[kind], {t: text_rle(encode_rle(mask)) for t, mask in enumerate(tube) if mask.any()}
-            )
+            out.add_instance(CLASSES[kind], {t: encode_rle(mask) for t, mask in enumerate(tube) if mask.any()})
     return out.content()
 
 

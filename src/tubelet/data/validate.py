@@ -4,14 +4,16 @@ Two layouts are understood: ROOT/JPEGImages/SEQUENCE and ROOT/JPEGImages/480p/SE
 with the same path under Annotations. For YouTube-VOS, ROOT is the folder of the split.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from tubelet.data.dataset import image_size, list_images, open_image, read_mask
+from tubelet.data.ytvos import evaluated_frames, read_meta
 from tubelet.types import VOID, visible
+from tubelet.viz.progress import progress
 
 FEW_LABELS = 5  # a mask with fewer labels is never called smoothed
 
@@ -27,17 +29,63 @@ class Problem:
         return f"{self.path} {self.message}"
 
 
+@dataclass
+class Findings:
+    """What a look at a data set found: `problems`, and how much of it there is."""
+
+    problems: list[Problem] = field(default_factory=list)
+    videos: int = 0
+    instances: int = 0
+
+
 def validate(root: Path | str) -> list[Problem]:
     """Everything found wrong with the frames and masks under `root`, sequence by sequence; empty if all is well.
 
     Masks are decoded, of frames only the header is read. Raises `FileNotFoundError` if there is no JPEGImages."""
+    return examine(root).problems
+
+
+def examine(root: Path | str) -> Findings:
+    """`validate`, and how many sequences and objects there are. Raises likewise."""
     frames, masks = Path(root) / "JPEGImages", Path(root) / "Annotations"
     if not frames.is_dir():
         raise FileNotFoundError(f"{frames} is not a folder; expected JPEGImages and Annotations side by side in {root}")
     names = sorted(set(_sequences(frames)) | set(_sequences(masks)))
     if not names:
-        return [Problem(frames, "holds no sequence; expected SEQUENCE/00000.jpg or 480p/SEQUENCE/00000.jpg in it")]
-    return [problem for name in names for problem in _check_sequence(frames / name, masks / name)]
+        return Findings(
+            [Problem(frames, "holds no sequence; expected SEQUENCE/00000.jpg or 480p/SEQUENCE/00000.jpg in it")]
+        )
+    out = Findings(videos=len(names))
+    for name in progress(names, unit="videos", description="checking"):
+        objects: set[int] = set()
+        out.problems += _check_sequence(frames / name, masks / name, objects)
+        out.instances += len(objects)
+    return out
+
+
+def examine_ytvos(folder: Path | str) -> Findings:
+    """`examine` for the folder of a YouTube-VOS split, and whether what its meta.json lists is there: the frames of
+    each object, and the mask in which it enters."""
+    out, path = examine(folder), Path(folder) / "meta.json"
+    try:
+        meta = read_meta(path)
+    except (FileNotFoundError, ValueError) as error:
+        return replace(out, problems=[*out.problems, Problem(path, str(error).removeprefix(f"{path} "))])
+    for video, objects in meta.items():
+        frames, masks = (
+            {p.stem for p in list_images(d)} if d.is_dir() else set()
+            for d in (Path(folder) / kind / video for kind in ("JPEGImages", "Annotations"))
+        )
+        if not frames:
+            out.problems.append(Problem(path, f"lists video {video}, which has no frames"))
+            continue
+        if lost := [name for name in evaluated_frames(objects) if name not in frames]:
+            out.problems.append(Problem(path, f"lists frame {lost[0]} of video {video}, which is not there"))
+        for i, entry in objects.items():
+            if entry.frames and min(entry.frames) not in masks:
+                message = f"lets object {i} of video {video} enter in frame {min(entry.frames)}, which has no mask"
+                out.problems.append(Problem(path, message))
+    return out
 
 
 def _sequences(folder: Path) -> list[str]:
@@ -46,7 +94,8 @@ def _sequences(folder: Path) -> list[str]:
     return [str(p.relative_to(folder)) for p in inside if list_images(p)]
 
 
-def _check_sequence(frame_dir: Path, mask_dir: Path) -> list[Problem]:
+def _check_sequence(frame_dir: Path, mask_dir: Path, objects: set[int]) -> list[Problem]:
+    """Also puts the ids that its masks show into `objects`."""
     frames = list_images(frame_dir) if frame_dir.is_dir() else []
     masks = {p.stem: p for p in list_images(mask_dir)} if mask_dir.is_dir() else {}
     if not frames:
@@ -59,7 +108,7 @@ def _check_sequence(frame_dir: Path, mask_dir: Path) -> list[Problem]:
     by_stem = {frame.stem: frame for frame in frames}
     first = next(iter(masks))
     for stem, mask in masks.items():
-        problems += _check_mask(mask, by_stem.get(stem), is_first=stem == first)
+        problems += _check_mask(mask, by_stem.get(stem), objects, is_first=stem == first)
     return problems
 
 
@@ -75,7 +124,7 @@ def _check_frames(frames: list[Path]) -> list[Problem]:
     return problems + [Problem(f, f"is {_wxh(sizes[f])}, but the first frame is {_wxh(usual)}") for f in other]
 
 
-def _check_mask(path: Path, frame: Path | None, *, is_first: bool) -> list[Problem]:
+def _check_mask(path: Path, frame: Path | None, objects: set[int], *, is_first: bool) -> list[Problem]:
     try:
         with open_image(path) as image:
             mode, size = image.mode, image.size
@@ -86,22 +135,24 @@ def _check_mask(path: Path, frame: Path | None, *, is_first: bool) -> list[Probl
         messages.append(f"is a {path.suffix} file; masks must be PNG, which keeps every id exactly")
     if frame and (expected := _size_or_none(frame)) not in (None, size):
         messages.append(f"is {_wxh(size)}, but its frame is {_wxh(expected)}")
-    messages += _check_colours(path, mode, is_first)
+    messages += _check_colours(path, mode, objects, is_first)
     return [Problem(path, message) for message in messages]
 
 
-def _check_colours(path: Path, mode: str, is_first: bool) -> list[str]:
+def _check_colours(path: Path, mode: str, objects: set[int], is_first: bool) -> list[str]:
     if mode in ("RGB", "RGBA"):
         return [f"is an {mode} image; save it as an 8-bit palette or grey PNG with one id per pixel"]
     try:
         labels = read_mask(path)
     except ValueError as error:
         return [str(error).removeprefix(f"{path} ")]
-    if is_first and not visible(labels):
+    shown = visible(labels)
+    objects.update(shown)
+    if is_first and not shown:
         return ["is the first mask, but shows no object"]
     if is_smoothed(labels):
         return [
-            f"has {len(visible(labels))} labels, most of them only along edges: it was smoothed (resized with "
+            f"has {len(shown)} labels, most of them only along edges: it was smoothed (resized with "
             "interpolation, antialiased or saved as JPEG); export it again with hard edges"
         ]
     return []

@@ -8,15 +8,22 @@ from pycocotools import mask as coco
 
 from tubelet.data.dataset import image_size
 from tubelet.data.json_stream import stream_json
-from tubelet.data.validate import Problem
+from tubelet.data.validate import Findings, Problem
 from tubelet.data.ytvis import VISData, VISInstance, add_header, check_header, read_annotation, to_rle
+from tubelet.viz.progress import progress
 
 
-def validate_ytvis(path: Path | str, *, frames: Path | str | None = None) -> list[Problem]:
+def validate_ytvis(path: Path | str, *, frames: Path | str | None = None, occlusion: bool = False) -> list[Problem]:
     """Everything found wrong, annotation by annotation; empty if all is well.
 
     `frames` is the folder that `file_names` start from; without it frames are not looked at, of their files only the
-    header is read. Raises `FileNotFoundError` if there is no such file, `ValueError` if it is not JSON."""
+    header is read. `occlusion`: every annotation must say how occluded it is, as in OVIS. Raises `FileNotFoundError` if
+    there is no such file, `ValueError` if it is not JSON."""
+    return examine_ytvis(path, frames=frames, occlusion=occlusion).problems
+
+
+def examine_ytvis(path: Path | str, *, frames: Path | str | None = None, occlusion: bool = False) -> Findings:
+    """`validate_ytvis`, and how many videos and annotations there are. Raises likewise."""
     path, data, entries, problems = Path(path), VISData({}, {}), [], []
     for key, value in stream_json(path):
         if key == "annotations" and value is not None:
@@ -27,14 +34,16 @@ def validate_ytvis(path: Path | str, *, frames: Path | str | None = None) -> lis
         except ValueError as error:
             problems.append(_problem(path, error))
             if key is None:
-                return problems
+                return Findings(problems)
     try:
         check_header(data, path)
     except ValueError as error:
-        return [*problems, _problem(path, error)]
+        return Findings([*problems, _problem(path, error)])
     if frames is not None:
-        problems += [problem for video in data.videos.values() for problem in _check_frames(video)]
-    return problems + _check_annotations(path, data, entries)
+        videos = progress(list(data.videos.values()), unit="videos", description="checking frames")
+        problems += [problem for video in videos for problem in _check_frames(video)]
+    problems += _check_annotations(path, data, entries, occlusion)
+    return Findings(problems, len(data), len(entries))
 
 
 def _problem(path: Path, error: ValueError) -> Problem:
@@ -56,9 +65,9 @@ def _check_frames(video: Any) -> list[Problem]:
     return problems
 
 
-def _check_annotations(path: Path, data: VISData, entries: list[Any]) -> list[Problem]:
+def _check_annotations(path: Path, data: VISData, entries: list[Any], occlusion: bool) -> list[Problem]:
     problems, seen = [], set()
-    for entry in entries:
+    for entry in progress(entries, unit="annotations", description="checking masks"):
         try:
             instance = read_annotation(data, entry, path)
         except ValueError as error:
@@ -67,6 +76,8 @@ def _check_annotations(path: Path, data: VISData, entries: list[Any]) -> list[Pr
         messages = ["has the id of an earlier annotation; ids must differ"] if instance.id in seen else []
         if instance.id == 0:
             messages.append("has the id 0, which the official scoring never counts as found; number from 1")
+        if occlusion and not instance.occlusion:
+            messages.append("has no `occlusion`, by which OVIS tells its groups apart")
         seen.add(instance.id)
         problems += [Problem(path, f"annotation {instance.id} {m}") for m in messages + _check_masks(instance)]
     return problems
@@ -98,8 +109,10 @@ def _check_masks(instance: VISInstance) -> list[str]:
 def _check_extras(instance: VISInstance, t: int, area: int) -> list[str]:
     messages = []
     stated = instance.areas[t] if instance.areas else area
+    if not isinstance(stated, int | float | None):
+        messages.append(f"says area {stated!r} in frame {t}, which is no number")
     # polygons have fractional areas in some files, so a small difference is none
-    if abs((stated or 0) - area) > max(2, 0.1 * area):
+    elif abs((stated or 0) - area) > max(2, 0.1 * area):
         messages.append(f"says area {stated} in frame {t}, but its mask has {area} pixels; scoring uses the former")
     if instance.occlusion and (instance.occlusion[t] is None) != (area == 0):
         messages.append(f"has occlusion {instance.occlusion[t]!r} in frame {t}, where its mask has {area} pixels")

@@ -20,11 +20,10 @@ from jaxtyping import Bool, Float, UInt8
 from torchvision.transforms.v2 import functional as F
 
 from tubelet.data.augment import FILL, NEAREST
-from tubelet.data.classes import COCO, COCO_TO, categories
-from tubelet.data.json_stream import stream_json
+from tubelet.data.coco import read_coco
 from tubelet.data.loader import TubeSource
 from tubelet.data.shapes import Tubes
-from tubelet.data.ytvis import VISData, VISInstance, VISVideo, to_rle
+from tubelet.data.ytvis import VISData, VISInstance, VISVideo
 from tubelet.video.resize import short_edge_size
 
 SHORT_EDGES = (288, 320, 352, 384, 416, 448, 480, 512)
@@ -33,6 +32,7 @@ CROP = (384, 600)
 CROP_SHORT_EDGES = (400, 500, 600)  # the sides of `CROP` are pixels of a frame of this size
 CROP_LONG_EDGE = 1333
 TURN = 15.0
+REDRAWS = 10  # of a clip whose crop lost all that its frames show
 
 Window = tuple[int, int, int, int]
 
@@ -180,7 +180,9 @@ def ytvis_source(
 
     Frames are drawn by `sample_frames`, sizes and windows by `draw_shots`. Crowds are left out, and so is an instance
     that no frame of the clip shows; a class is the position of its category id among those of the file, ascending.
-    `drop_empty`: leave out videos without instances.
+    `drop_empty`: leave out videos without instances. Where the crop loses all instances that the drawn frames show,
+    another clip is drawn (video, frames and shots), as in the authors' training, but at most 10 times: the last one
+    is taken as it is. Frames that show no instance are no reason.
 
     Raises `ValueError` if no video is left, its frames are not known, or a number makes no sense. The source raises
     what reading frames raises."""
@@ -204,8 +206,8 @@ def coco_source(
     """Clips of still images: `frames` copies each, seen as `draw_shots` says, for a stream with
     `collate=collate_tubes`.
 
-    `path`, `images` and `dataset` as in `read_coco`; images without an instance are left out. Raises like it and like
-    `ytvis_source`."""
+    `path`, `images` and `dataset` as in `read_coco`; images without an instance are left out. Clips that lost all
+    instances are drawn again as in `ytvis_source`. Raises like both."""
     camera = _camera(short_edges, long_edge, crop, crop_probability, flip)
     return _source(read_coco(path, images, dataset=dataset), frames, 0, {**camera, "turn": turn}, True)
 
@@ -260,84 +262,25 @@ def _draw_clip(
     reach: int,
     camera: Mapping[str, Any],
 ) -> Tubes:
-    video, instances = videos[int(rng.integers(len(videos)))]
-    indices = sample_frames(rng, video.length, frames, reach=reach)
-    shots = draw_shots(rng, video.size, frames, **camera)
-    rgb = shots.pictures(video.load_frame, indices)
-    seen = [instance for instance in instances if any(instance.visible(t) for t in indices)]
-    masks, kept = np.empty((len(seen), frames, *shots.size), bool), []
-    for instance in seen:
-        tube = masks[len(kept)]
+    for _ in range(1 + REDRAWS):
+        video, instances = videos[int(rng.integers(len(videos)))]
+        indices = sample_frames(rng, video.length, frames, reach=reach)
+        shots = draw_shots(rng, video.size, frames, **camera)
+        there = [instance for instance in instances if any(instance.visible(t) for t in indices)]
+        masks, seen = _see(there, shots, indices)
+        if seen or not there:  # the crop left something, or had nothing to lose
+            break
+    return shots.pictures(video.load_frame, indices), masks, np.array([classes[i.category_id] for i in seen], np.int64)
+
+
+def _see(
+    instances: Sequence[VISInstance], shots: Shots, indices: Sequence[int]
+) -> tuple[Bool[np.ndarray, "N T H W"], list[VISInstance]]:
+    """The masks of those instances of which anything is left, and which they are."""
+    masks, seen = np.empty((len(instances), len(indices), *shots.size), bool), []
+    for instance in instances:
+        tube = masks[len(seen)]
         tube[:] = shots.masks(instance.mask, indices)
         if tube.any():  # else the next one takes its place
-            kept.append(classes[instance.category_id])
-    return rgb, masks[: len(kept)], np.array(kept, np.int64)
-
-
-# ---- COCO
-
-
-def read_coco(path: Path | str, images: Path | str, *, dataset: str | None = None) -> VISData:
-    """A COCO instances file (plain, .gz or .zip) as videos of one frame; `images` is the folder of its `file_name`s.
-
-    `dataset` ("ytvis_2019", "ytvis_2021", "ytvis_2022", "ovis") gives the categories of that data set and leaves out
-    what it does not have, by `classes.COCO_TO`; None keeps those of the file. Crowds are kept, annotations without
-    a segmentation are not. Masks become compressed RLE at once, which takes a tenth of the memory.
-
-    Raises `FileNotFoundError`, or `ValueError` for an unknown data set, a file that is no COCO file or does not have
-    COCO's categories where `dataset` is given, and a damaged entry, by its id."""
-    names = {c["id"]: c["name"] for c in categories(dataset)} if dataset is not None else {}
-    data, own, waiting = VISData({}, names), {}, []
-    for key, entry in stream_json(path):
-        early = key == "annotations" and isinstance(entry, dict) and entry.get("image_id") not in data.videos
-        if early:  # annotations may come before the images
-            waiting.append(entry)
-        else:
-            _add_entry(path, data, own, Path(images), key, entry, dataset)
-    for entry in waiting:
-        _add_entry(path, data, own, Path(images), "annotations", entry, dataset)
-    _check_categories(path, data, own, dataset)
-    return data if dataset is not None else VISData(data.videos, own, data.instances)
-
-
-def _add_entry(
-    path: Path | str, data: VISData, own: dict[int, str], folder: Path, key: str | None, entry: Any, dataset: str | None
-) -> None:
-    try:
-        if key == "images":
-            size = int(entry["height"]), int(entry["width"])
-            data.videos[entry["id"]] = VISVideo(entry["id"], size, (entry["file_name"],), 1, folder)
-        elif key == "categories":
-            own[entry["id"]] = entry["name"]
-        elif key == "annotations":
-            _add_annotation(data, entry, dataset)
-    except (KeyError, TypeError, ValueError) as error:
-        which = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
-        said = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} has an entry in {key}{which} that cannot be read: {said}") from None
-
-
-def _add_annotation(data: VISData, entry: dict, dataset: str | None) -> None:
-    category = entry["category_id"]
-    if dataset is not None:
-        category = COCO_TO[dataset].get(category)
-    if category is None or not entry.get("segmentation"):
-        return
-    image = data.videos.get(entry["image_id"])
-    if image is None:
-        raise ValueError(f"its image {entry['image_id']} is not in the file")
-    rle = to_rle(entry["segmentation"], image.size)
-    if rle is not None and isinstance(rle["counts"], bytes):
-        rle["counts"] = rle["counts"].decode()  # text, as files have it
-    instance = VISInstance(entry["id"], image.id, category, (rle,), image.size, bool(entry.get("iscrowd")))
-    data.instances.setdefault(image.id, []).append(instance)
-
-
-def _check_categories(path: Path | str, data: VISData, own: Mapping[int, str], dataset: str | None) -> None:
-    if not data.videos or not own:
-        raise ValueError(f"{path} is no COCO file; it needs lists of images, annotations and categories")
-    if dataset is not None and any(COCO.get(i) != name for i, name in own.items()):
-        raise ValueError(f"{path} does not have COCO's categories, so they cannot be renamed to those of {dataset}")
-    used = {i.category_id for instances in data.instances.values() for i in instances}
-    if dataset is None and (unknown := used - set(own)):
-        raise ValueError(f"{path} has annotations of category {min(unknown)}, which it does not list")
+            seen.append(instance)
+    return masks[: len(seen)], seen

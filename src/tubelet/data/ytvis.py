@@ -8,10 +8,11 @@ absent, else a COCO RLE, compressed or not, or a list of polygons. OVIS adds `oc
 Masks stay encoded until they are asked for.
 """
 
+import math
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pycocotools import mask as coco
 
 from tubelet.data.json_stream import open_json, stream_json
 
+FAR = 1e6  # pixels; no polygon of an image reaches as far
 OCCLUSION = ("no_occlusion", "slight_occlusion", "severe_occlusion")
 LAYOUT = '{"videos": [...], "categories": [...], "annotations": [...]}'
 
@@ -83,7 +85,7 @@ class VISInstance:
         return bool(self.segmentations[t])
 
     def rle(self, t: int) -> dict | None:
-        """Compressed COCO RLE of frame t, `{"size", "counts"}`; None if absent. Raises like `to_rle`."""
+        """Compressed COCO RLE of frame t, as `to_rle` gives it; None if absent. Raises likewise."""
         return to_rle(self.segmentations[t], self.size)
 
     def rles(self) -> list[dict | None]:
@@ -270,21 +272,19 @@ def read_predictions(data: VISData, path: Path | str) -> Iterator[VISInstance]:
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> dict | None:
-    """What a file says about one frame as a compressed COCO RLE, `{"size": [H, W], "counts": ...}`; None if absent.
+    """What is said about one frame as a compressed COCO RLE, `{"size": [H, W], "counts": text}`; None if absent.
 
-    Takes compressed RLE, RLE with a list of counts, and a list of polygons [x, y, x, y, ...] (pixels, origin at the
-    top left corner of the image). Raises `ValueError` for anything else, or an RLE of another size."""
+    Takes compressed RLE (text, or bytes as pycocotools gives them), RLE with a list of counts, and a list of polygons
+    [x, y, x, y, ...] (pixels, origin at the top left corner of the image). Raises `ValueError` for anything else, or an
+    RLE of another size."""
     if not segmentation:
         return None
     if _all_compressed([segmentation], size):
         return segmentation
     height, width = size
     if isinstance(segmentation, list):
-        if any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in segmentation):
-            raise ValueError(
-                "a polygon needs at least 3 points, as [x, y, x, y, ...]; a segmentation is a list of them"
-            )
-        return coco.merge(coco.frPyObjects(segmentation, height, width))  # pyright: ignore
+        _check_polygons(segmentation)
+        return text_rle(coco.merge(coco.frPyObjects(segmentation, height, width)))  # pyright: ignore
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
         raise ValueError('a segmentation is null, {"size": [H, W], "counts": ...}, or a list of polygons')
     check_size(segmentation, size)
@@ -292,12 +292,39 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> dict | None:
     if isinstance(counts, list):
         if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) != height * width:
             raise ValueError(f"an RLE's counts do not add up to the {height * width} pixels of its size; it is damaged")
-        return coco.frPyObjects(segmentation, height, width)  # pyright: ignore
+        return text_rle(coco.frPyObjects(segmentation, height, width))  # pyright: ignore
+    if isinstance(counts, bytes) and counts.isascii() and _all_compressed([text := text_rle(segmentation)], size):
+        return text
     raise ValueError("an RLE's counts are no compressed COCO RLE; encode masks with pycocotools.mask.encode")
 
 
+def text_rle(rle: Mapping[str, Any]) -> dict:
+    """The same RLE with counts that are text, as files have them, where pycocotools gives bytes.
+
+    Raises `ValueError` for bytes that are no ASCII."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
+
+
+def _check_polygons(polygons: list[Any]) -> None:
+    """Raises `ValueError` for what pycocotools, which checks nothing, would take for a polygon."""
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(
+                "a polygon needs at least 3 points, as [x, y, x, y, ...]; a segmentation is a list of them"
+            )
+        try:  # a sum is quick, and not finite if one of its terms is not
+            sound = math.isfinite(sum(polygon)) and max(polygon) < FAR and min(polygon) > -FAR
+        except TypeError:
+            sound = False
+        if not sound:
+            raise ValueError("a polygon has a coordinate that is no number or far outside of any image")
+
+
 def _all_compressed(segmentations: list[Any], size: tuple[int, int]) -> bool:
-    """Whether they are compressed RLE of that size which can be given to pycocotools, which checks nothing."""
+    """Whether they are compressed RLE of that size, as text, which can be given to pycocotools, which checks
+    nothing."""
     try:
         counts = [s["counts"] for s in segmentations]
         ends = [c[-1:] for c in counts]
@@ -310,9 +337,12 @@ def _all_compressed(segmentations: list[Any], size: tuple[int, int]) -> bool:
 
 def check_size(rle: dict, size: tuple[int, int]) -> None:
     """Raises `ValueError` unless the RLE has the video's (height, width)."""
-    if list(rle["size"]) != list(size):
+    sides = rle["size"]
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        raise ValueError(f"an RLE has the size {sides!r}; expected [height, width]")
+    if list(sides) != list(size):
         raise ValueError(
-            f"a mask is {_wxh(rle['size'])}, but its video is {_wxh(size)}; bring masks back to the video's own size"
+            f"a mask is {_wxh(sides)}, but its video is {_wxh(size)}; bring masks back to the video's own size"
         )
 
 

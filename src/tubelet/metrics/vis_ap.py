@@ -469,12 +469,25 @@ def pack(zip_path: Path | str, gt: Path | str, pred: Path | str) -> bool:
 
 def _measure_file(scene: Scene, pred: Path, workers: int) -> list[Found]:
     """Everything that the numbers need of the predictions, in the order of the file."""
-    pieces = progress(_map_pieces(scene, pred, workers), unit="pieces", description="scoring")
+    found: list[Found] = []
     try:
-        return [found for piece in pieces for found in piece]
+        met = _until_met(_map_pieces(scene, pred, workers), found)
+        for _ in progress(met, total=len(scene.data), unit="videos", description="scoring"):
+            pass
+        return found
     except ValueError:
         # Something is wrong, or the file is laid out so that it cannot be cut. Element by element tells which.
         return measure(scene, read_predictions(scene.data, pred), pred)
+
+
+def _until_met(pieces: Iterable[list[Found]], found: list[Found]) -> Iterator[int]:
+    """Puts everything into `found`, and yields each video when the first of its predictions is there."""
+    met: set[int] = set()
+    for piece in pieces:
+        found += piece
+        videos = dict.fromkeys(one.group[0] for one in piece)
+        yield from (video for video in videos if video not in met)
+        met.update(videos)
 
 
 def _map_pieces(scene: Scene, pred: Path, workers: int) -> Iterator[list[Found]]:

@@ -172,7 +172,7 @@ class _RleSpool(_Writer, ABC):
             self._line({"frame": name})
             for i, rle in masks:
                 self._places.setdefault(i, {})[len(self._names)] = self._part.tell()
-                self._line({"id": i, "size": rle["size"], "counts": rle["counts"].decode("ascii")})
+                self._line({"id": i, "size": rle["size"], "counts": rle["counts"]})
             self._part.flush()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
