@@ -75,6 +75,7 @@ def recipe_of(name: str, out: Path) -> Any:
 
 def perform(name: str, out: Path, minutes: float | None) -> None:
     """Trains, or goes on with, one job in this process; once it is trained, scores it into OUT/NAME/result.json."""
+    import cv2
     import torch
 
     from tubelet.data.shapes import held_out
@@ -82,6 +83,7 @@ def perform(name: str, out: Path, minutes: float | None) -> None:
     from tubelet.train.log import read_log
 
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # which draws the clips between the steps
     recipe = recipe_of(name, out)
     folder = run(name, replace(recipe, run=replace(recipe.run, minutes=minutes)))
     log = read_log(folder / "log.jsonl")

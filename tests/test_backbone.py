@@ -34,6 +34,25 @@ def test_resnet_maps():
     assert not any("layer4" in name or "fc" in name for name in net.state_dict())
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_resnet_is_that_of_timm(frozen):
+    """In values and in gradients, though frozen norms are folded into the convolutions."""
+    torch.manual_seed(0)
+    net = ResNet(50, stages=3, frozen_norm=frozen).double().eval()
+    for module in net.modules():
+        if "BatchNorm" in type(module).__name__:
+            for x in (module.weight, module.running_var):
+                torch.nn.init.uniform_(x, 0.5, 1.5)  # pyright: ignore
+            for x in (module.bias, module.running_mean):
+                torch.nn.init.normal_(x)  # pyright: ignore
+    images = torch.randn(2, 3, 33, 49, dtype=torch.float64)
+    ours, theirs = net(images), net.net(images)
+    parameters = list(net.parameters())
+    gradients = [torch.autograd.grad(sum(x.square().mean() for x in maps), parameters) for maps in (ours, theirs)]  # pyright: ignore
+    for a, b in zip((*ours, *gradients[0]), (*theirs, *gradients[1]), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
 @torch.inference_mode()
 def test_swin_maps():
     net = swin("t", stages=3).eval()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tubelet.models.clips import ClipSession, best_pairs, join, masks_to_frame
 from tubelet.models.mask2former import Encoded
-from tubelet.nn.mask_decoder import Prediction
+from tubelet.nn.mask_decoder import Choice, Prediction
 from tubelet.types import Frame, Prompt, TrackFrame, decode_rle
 from tubelet.video.resize import padded, short_edge_size
 
@@ -30,7 +30,7 @@ class Colours(nn.Module):
         small = F.avg_pool2d(images.flatten(0, 1), 4).unflatten(0, images.shape[:2])
         return Encoded(small, small[:, :, :0], [])
 
-    def decode_last(self, clip: Encoded) -> Prediction:
+    def decode_last(self, clip: Encoded, choose: Choice | None = None) -> Prediction:
         self.windows.append(clip.mask_features.shape[1])
         order = torch.tensor([RED, GREEN, BLUE]).roll(len(self.windows))
         masks = clip.mask_features[:, :, order].transpose(1, 2)  # 1, 3, T, h, w
@@ -39,7 +39,8 @@ class Colours(nn.Module):
         for query, colour in enumerate(order.tolist()):
             logits[0, query, colour if seen[0, query] else 3] = float(colour)
         embeddings = torch.zeros(1, 3, 3) if self.forgetful else torch.eye(3)[order][None]
-        return Prediction(logits, masks, embeddings)
+        wanted = torch.arange(3) if choose is None else choose(logits)
+        return Prediction(logits[:, wanted], masks[:, wanted], embeddings[:, wanted])
 
 
 def frame(t: int, *things: tuple[int, int, int], size: tuple[int, int] = (64, 96)) -> Frame:
@@ -207,6 +208,7 @@ def test_join_puts_frames_side_by_side():
     nothing, level = torch.zeros(1, 1, 2, 4, 4), torch.zeros(1, 1, 2, 2, 2)
     parts = [Encoded(torch.full((1, 1, 2, 4, 4), float(t)), nothing, [level] * 3) for t in range(3)]
     whole = join(parts)
+    assert not parts  # what is joined is not held twice
     assert whole.mask_features[0, :, 0, 0, 0].tolist() == [0, 1, 2]
     assert [x.shape for x in whole.levels] == [(1, 3, 2, 2, 2)] * 3
 

@@ -1,6 +1,8 @@
 """Mask2Former as a whole: sizes, variants, official names."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,22 @@ def test_mixed_precision():
     assert encoded.levels[0].dtype == torch.float32
     assert (encoded.mask_features.float() - expected.mask_features).abs().mean() < 0.05
     assert out.mask_logits.isfinite().all()
+
+
+def test_a_frame_is_encoded_without_a_graph_break():
+    """In a process of its own: the shape checks of the tests break graphs."""
+    script = """
+import torch
+from tubelet.models.mask2former import build
+model, images = build("mask2former-vis-tiny").eval(), torch.randn(1, 1, 3, 64, 96)
+for enabled in (False, True):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        compiled = torch.compile(model.encode, fullgraph=True, backend="eager")(images)
+        difference = (compiled.mask_features.float() - model.encode(images).mask_features.float()).abs().max()
+    assert difference < (0.05 if enabled else 1e-4), difference
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- official names

@@ -134,9 +134,12 @@ def test_few_frames_and_few_queries(frames, queries):
 def test_the_last_prediction_alone(options):
     net, x = model(**options), images(batch=2)
     clip = net.encode(x)
-    last, expected = net.decode_last(clip), net.tubes(net.decode(clip), clip)
-    for a, b in zip(last, expected):
+    decoded = net.decode(clip)
+    expected = decoded.video[-1] if decoded.video else syncvis.tubes(decoded.frame[-1], clip)
+    chosen = net.decode_last(clip, lambda class_logits: torch.tensor([3, 1]))
+    for a, some, b in zip(net.decode_last(clip), chosen, expected):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(some, b[:, [3, 1]], atol=2e-4, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -145,7 +148,7 @@ def test_tubes_of_frame_queries():
     clip = net.encode(x)
     decoded = net.decode(clip)
     assert decoded.video == []
-    tube = net.tubes(decoded, clip)
+    tube = syncvis.tubes(decoded.frame[-1], clip)
     frame = decoded.frame[-1]
     assert same(tube.mask_logits[1, :, 2], frame.mask_logits[5, :, 0])
     torch.testing.assert_close(tube.class_logits[1], frame.class_logits[3:].mean(0))

@@ -14,12 +14,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tubelet.models.base import TrackSession, check_input, precision
 from tubelet.models.mask2former import Encoded
-from tubelet.nn.mask_decoder import Prediction
+from tubelet.nn.mask_decoder import Choice, Prediction
 from tubelet.track.link import cosine, link, tube_iou
 from tubelet.types import Frame, Prompt, Track, TrackFrame, encode_rle
 from tubelet.video.resize import padded, short_edge_size
@@ -33,7 +33,7 @@ class ClipModel(Protocol):
 
     def encode(self, images: Float[Tensor, "B T 3 H W"]) -> Encoded: ...
 
-    def decode_last(self, clip: Encoded) -> Prediction: ...
+    def decode_last(self, clip: Encoded, choose: Choice | None = None) -> Prediction: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -139,31 +139,44 @@ class ClipSession(TrackSession):
 
     def _answer(self, *, keep: int) -> list[TrackFrame]:
         """Decodes the window, links it, gives its frames away but for the last `keep`, which the next will share."""
+        shown = len(self.indices) - keep
+        shared = self.clip[shown:]
         if self.fresh:
             with precision(self.autocast, self.clip[0].mask_features.device):
-                found = self.model.decode_last(join(self.clip))
+                found = self.model.decode_last(join(self.clip), self._choose)
             self._link(Prediction(*(x[0].float() for x in found)))
             self.fresh, self.number = 0, self.number + 1
         known = {track.id: track for track in reversed(self.tracks())}  # of each the best class
-        shown = len(self.indices) - keep
         results = [self._frame(t, known) for t in range(shown)]
-        self.indices, self.clip, self.masks = self.indices[shown:], self.clip[shown:], self.masks[:, shown:]
+        self.indices, self.clip, self.masks = self.indices[shown:], shared, self.masks[:, shown:]
         return results
 
-    def _link(self, found: Prediction) -> None:
-        """Gives each query that counts in this window the id of the track it continues, or a new one."""
-        probabilities = found.class_logits.softmax(1)[:, :-1]
+    def _choose(self, class_logits: Float[Tensor, "1 Q K1"]) -> Int[Tensor, " n"]:
+        """The queries that are among the best (query, class) pairs of the window."""
+        pairs = best_pairs(self._probabilities(class_logits[0].float()), self.most, self.min_score)
+        return torch.tensor(sorted({i for i, _, _ in pairs}), dtype=torch.long, device=class_logits.device)
+
+    def _probabilities(self, class_logits: Float[Tensor, "Q K1"]) -> Float[Tensor, "Q K"]:
+        """Of the classes that are of interest; 0 for the others."""
+        probabilities = class_logits.softmax(1)[:, :-1]
         if self.categories is not None:
             others = [k for k in range(probabilities.shape[1]) if k not in self.categories]
             probabilities[:, others] = 0
-        counts = sorted({i for i, _, _ in best_pairs(probabilities, self.most, self.min_score)})
-        embeddings, self.masks = found.embeddings[counts], found.mask_logits[counts]
+        return probabilities
+
+    def _link(self, found: Prediction) -> None:
+        """Gives each of the chosen queries the id of the track it continues, or a new one."""
+        probabilities, embeddings, self.masks = (
+            self._probabilities(found.class_logits),
+            found.embeddings,
+            found.mask_logits,
+        )
         inside = self.masks > 0
         pairs = dict(link(self._similarity(embeddings, inside), threshold=self.alike))
         self.ids = []
-        for i, query in enumerate(counts):
+        for i, own in enumerate(probabilities):
             old = self.active[pairs[i]] if i in pairs else None
-            best = probabilities[query] if old is None else torch.maximum(old.probabilities, probabilities[query])
+            best = own if old is None else torch.maximum(old.probabilities, own)
             self.ids.append(self._new_id() if old is None else old.id)
             tail = inside[i, len(self.indices) - self.overlap :] if self.overlap else inside[i, :0]
             self.active.append(Seen(self.ids[-1], embeddings[i], best, tail, self.number))
@@ -212,13 +225,15 @@ def best_pairs(probabilities: Float[Tensor, "N K"], most: int, min_score: float 
 
 
 def join(frames: list[Encoded]) -> Encoded:
-    """Frames encoded one by one as one clip."""
-    levels = [torch.cat(parts, dim=1) for parts in zip(*(frame.levels for frame in frames))]
-    return Encoded(
-        torch.cat([frame.mask_features for frame in frames], dim=1),
-        torch.cat([frame.finest for frame in frames], dim=1),
-        levels,
-    )
+    """Frames encoded one by one, each a clip of one frame, as one clip. Maps that are channels last stay so.
+
+    Empties the list, map by map, so that a long video is not held twice."""
+    maps = [[x.mask_features for x in frames], [x.finest for x in frames], *zip(*(x.levels for x in frames))]
+    frames.clear()
+    joined = []
+    while maps:
+        joined.append(torch.cat([x[0] for x in maps.pop(0)])[None])
+    return Encoded(joined[0], joined[1], joined[2:])
 
 
 def masks_to_frame(

@@ -22,7 +22,7 @@ from tubelet.loss.points import POINTS, Points
 from tubelet.loss.subclips import synchronized_loss
 from tubelet.loss.tubes import Chance, deep_supervision
 from tubelet.nn.backbone import Encoder, ResNet, SmallNet, swin
-from tubelet.nn.mask_decoder import MaskDecoder, Prediction
+from tubelet.nn.mask_decoder import Choice, MaskDecoder, Prediction
 from tubelet.nn.pixel_decoder import PixelDecoder
 from tubelet.types import Clip, TubeLabels
 from tubelet.video.resize import IMAGENET_MEAN, IMAGENET_STD
@@ -102,9 +102,10 @@ class Mask2Former(nn.Module):
         cut = {"subclip": subclip, "choose": choose, "most": most}
         return video_losses(outputs, labels, **cut, points=points, generator=generators(clip))
 
-    def decode_last(self, clip: Encoded) -> Prediction:
-        """The last prediction of `decode`, cheaper: what is used once training is over."""
-        return self.decoder.last(clip.mask_features, clip.levels)
+    def decode_last(self, clip: Encoded, choose: Choice | None = None) -> Prediction:
+        """The last prediction of `decode`, cheaper: what is used once training is over. `choose` takes the class logits
+        of all queries and says of which ones masks are wanted (None: of all)."""
+        return self.decoder.last(clip.mask_features, clip.levels, choose)
 
     def session(self, **options) -> "ClipSession":
         """One video on its way through this model; `options` are those of `ClipSession`."""

@@ -29,7 +29,7 @@ from tubelet.loss.tubes import deep_supervision, frame_loss
 from tubelet.models import mask2former
 from tubelet.models.mask2former import Encoded, Mask2Former, generators, pad_masks, prepare, video_losses
 from tubelet.nn.feed_forward import FeedForward
-from tubelet.nn.mask_decoder import Attention, Branch, Prediction, remember
+from tubelet.nn.mask_decoder import Attention, Branch, Choice, Prediction, frame_by_frame
 from tubelet.types import Clip, TubeLabels
 
 if TYPE_CHECKING:
@@ -198,11 +198,23 @@ class SyncVIS(nn.Module):
 
     def decode(self, clip: Encoded) -> Decoded:
         """Ten predictions of either set: what training supervises."""
-        return self.refine(clip, [clip.mask_features] * len(clip.levels))
+        video, frame = self.refine(clip, [clip.mask_features] * len(clip.levels))
+        return Decoded(
+            [] if self.branches == "frame" else video.finish(clip.mask_features),
+            [] if self.branches == "video" else frame.finish(fold(clip.mask_features)),
+        )
 
-    def decode_last(self, clip: Encoded) -> Prediction:
+    def decode_last(self, clip: Encoded, choose: Choice | None = None) -> Prediction:
         """The last prediction for the video, without full masks in between (see `MaskDecoder.last`)."""
-        return self.tubes(self.refine(clip, self.host.decoder.resized(clip.mask_features, clip.levels)), clip)
+        small = self.host.decoder.resized(clip.mask_features, clip.levels)
+        video, frame = self.refine(clip, small, keep=False)
+        if self.branches != "frame":
+            return video.last(clip.mask_features, choose)
+        found = tubes(frame.last(fold(clip.mask_features)), clip)
+        if choose is None:
+            return found
+        wanted = choose(found.class_logits)
+        return Prediction(*(x[:, wanted] for x in found))
 
     def loss(
         self,
@@ -238,17 +250,14 @@ class SyncVIS(nn.Module):
 
         return ClipSession(self, **options)
 
-    def tubes(self, decoded: Decoded, clip: Encoded) -> Prediction:
-        """The last prediction for the video: the video queries', or the frame queries' where there are no others."""
-        if decoded.video:
-            return decoded.video[-1]
-        frame = [x.unflatten(0, clip.mask_features.shape[:2]) for x in decoded.frame[-1]]
-        return Prediction(frame[0].mean(1), frame[1][:, :, :, 0].transpose(1, 2), frame[2].mean(1))
-
-    def refine(self, clip: Encoded, features: list[Float[Tensor, "B T C _ _"]]) -> Decoded:
-        """Both sets through all layers. `features`: the mask features, at sizes good enough to look through."""
+    def refine(
+        self, clip: Encoded, features: list[Float[Tensor, "B T C _ _"]], *, keep: bool = True
+    ) -> tuple[Branch, Branch]:
+        """Both sets, video and frame, through all layers. `features`: the mask features, at sizes good enough to look
+        through. `keep`: the predictions on the way."""
         size = clip.mask_features.shape[:2]
-        video, frame = self.host.decoder.branch(clip.levels, features), self.frame_branch(clip, features)
+        video = self.host.decoder.branch(clip.levels, features, keep=keep)
+        frame = self.frame_branch(video, size.numel())
         count = range(len(video.layers))
         if self.branches != "both":
             alone = video if self.branches == "video" else frame
@@ -268,21 +277,14 @@ class SyncVIS(nn.Module):
                 video.advance(i)
                 scores = self.scores(frame, video, size)[0]
                 video.queries = self.exchange.to_video(frame.queries.unflatten(0, size), video.queries, scores)
-        ends = ((video, clip.mask_features), (frame, clip.mask_features.flatten(0, 1)[:, None]))
-        return Decoded(*(branch.finish(maps) if branch.outputs else [] for branch, maps in ends))
+        return video, frame
 
-    def frame_branch(self, clip: Encoded, features: list[Tensor]) -> Branch:
-        """With the frames folded into the batch; places know their row and column, not their time."""
-
-        def fold(x: Tensor) -> Tensor:
-            return x.flatten(0, 1)[:, None]
-
-        decoder = self.host.decoder
-        pairs = zip(clip.levels, decoder.level_embed, strict=True)
-        memories = [remember(fold(x), level, temporal=False) for x, level in pairs]
-        start = self.query_content.expand(clip.mask_features.shape[:2].numel(), -1, -1)
-        layers = decoder.layers if self.layers is None else self.layers
-        return Branch(start, self.query_position, layers, decoder.heads, memories, [fold(x) for x in features])
+    def frame_branch(self, video: Branch, count: int) -> Branch:
+        """As many sets of frame queries as there are frames, before the first layer."""
+        layers = video.layers if self.layers is None else self.layers
+        memories, features = [frame_by_frame(x) for x in video.memories], [fold(x) for x in video.features]
+        start = self.query_content.expand(count, -1, -1)
+        return Branch(start, self.query_position, layers, video.heads, memories, features, video.keep)
 
     def scores(
         self, frame: Branch, video: Branch, size: torch.Size
@@ -295,6 +297,17 @@ class SyncVIS(nn.Module):
             return similarity_scores(heads.mask_vectors(unfolded), heads.mask_vectors(video.queries))
         seen = class_scores(heads.class_logits(unfolded))
         return seen, class_scores(heads.class_logits(video.queries))[:, None].expand(-1, size[1], -1)
+
+
+def fold(x: Float[Tensor, "B T *_"]) -> Float[Tensor, "n 1 *_"]:
+    """Each frame as a clip of its own."""
+    return x.flatten(0, 1)[:, None]
+
+
+def tubes(frame: Prediction, clip: Encoded) -> Prediction:
+    """The predictions of folded frames, joined by the number of the query; class and embedding are means."""
+    classes, masks, embeddings = (x.unflatten(0, clip.mask_features.shape[:2]) for x in frame)
+    return Prediction(classes.mean(1), masks[:, :, :, 0].transpose(1, 2), embeddings.mean(1))
 
 
 def build(name: str, classes: int = 40, queries: int | None = None, *, frozen_norm: bool = True, **options) -> SyncVIS:

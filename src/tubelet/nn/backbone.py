@@ -8,10 +8,12 @@ dict has the same names either way, but for the counter that only learning needs
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from tubelet.nn.swin import SwinTransformer
 
@@ -26,11 +28,42 @@ class ResNet(nn.Module):
         self.channels = tuple(256 * 2**i for i in range(stages))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        return self.net(images)
+        # Channels last is what convolutions in bfloat16 are fast in: several times on a CPU, and the pooling too.
+        x = images.contiguous(memory_format=torch.channels_last)
+        x, maps = self.net.maxpool(F.relu(normed(self.net.conv1, self.net.bn1, x), inplace=True)), []
+        for i in range(len(self.channels)):
+            for block in getattr(self.net, f"layer{i + 1}"):
+                x = bottleneck(block, x)
+            maps.append(x)
+        return maps
 
     def stem(self) -> list[nn.Module]:
         """Everything up to the first map: what fine-tuning freezes."""
         return [module for name, module in self.net.named_children() if name in ("conv1", "bn1", "layer1")]
+
+
+def bottleneck(block: Any, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
+    """Three convolutions, each with its norm, and a shortcut: the block of timm, with frozen norms folded."""
+    shortcut = x if block.downsample is None else normed(block.downsample[0], block.downsample[1], x)
+    x = F.relu(normed(block.conv1, block.bn1, x), inplace=True)
+    x = F.relu(normed(block.conv2, block.bn2, x), inplace=True)
+    return F.relu(normed(block.conv3, block.bn3, x).add_(shortcut), inplace=True)
+
+
+def normed(conv: nn.Conv2d, norm: nn.Module, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
+    """A convolution and the norm after it, which is folded into it if it is frozen."""
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    return F.conv2d(x, *folded(conv, norm), conv.stride, conv.padding, conv.dilation)  # pyright: ignore
+
+
+def folded(conv: nn.Conv2d, norm: Any) -> tuple[Float[Tensor, "D C k k"], Float[Tensor, " D"]]:
+    """Weight and bias of the convolution with its norm: a frozen norm scales and shifts by constants, and the weights
+    are far smaller than the maps. In bfloat16 autocast it also keeps the maps in bfloat16, which the norm's float32
+    constants would not. R50, a frame of 384 x 640 on a CPU: 557 -> 483 ms in float32, 765 -> 185 in bfloat16 (with
+    channels last). Folding takes 50 ms of these, each time: weights that are kept would be state on the network."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 class MobileNetV2(nn.Module):

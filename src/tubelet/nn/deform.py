@@ -44,10 +44,13 @@ def deformable_attention(
     weights: Float[Tensor, "B Q heads L P"],
     sizes: Sizes,
 ) -> Float[Tensor, "B Q C"]:
-    """`deformable_attention_plain`, several times faster on a CPU.
+    """`deformable_attention_plain`, several times faster on a CPU where no gradient is asked for.
 
     Seen from a query, the corners of its samples are rows of a table, and their weighted sum is an embedding bag, for
-    which there are good kernels. On a CPU one image is done at a time, so that the indices stay in the cache."""
+    which there are good kernels. On a CPU one image is done at a time, so that the indices stay in the cache. The
+    gradient of a bag sorts its indices, and takes longer than the plain form saves: learning takes the plain form."""
+    if torch.is_grad_enabled() and (value.requires_grad or offsets.requires_grad or weights.requires_grad):
+        return deformable_attention_plain(value, places, offsets, weights, sizes)
     if value.is_cuda:
         return _from_table(value, places, offsets, weights, sizes)
     parts = zip(value.split(1), offsets.split(1), weights.split(1))
@@ -86,9 +89,11 @@ def _from_table(value: Tensor, places: Tensor, offsets: Tensor, weights: Tensor,
 
     of_lower = weights.flatten(3) * below
     of_upper = weights.flatten(3) - of_lower
-    out = _bag(rows, upper, of_upper - of_upper * right) + _bag(rows, lower, of_lower - of_lower * right)
+    out = _bag(rows, upper, of_upper - of_upper * right)
+    out += _bag(rows, lower, of_lower - of_lower * right)
     neighbours = rows[heads:]  # the table from one place further right
-    out = out + _bag(neighbours, upper, of_upper * right) + _bag(neighbours, lower, of_lower * right)
+    out += _bag(neighbours, upper, of_upper * right)
+    out += _bag(neighbours, lower, of_lower * right)
     return out.view(batch, -1, heads * d)
 
 
@@ -134,7 +139,23 @@ class DeformableAttention(nn.Module):
     ) -> Float[Tensor, "B Q C"]:
         """`places`: (x, y) of the queries in 0..1. `memory`: the levels of `sizes` (h, w), one after another."""
         shape = (self.heads, self.levels, self.points)
-        offsets = self.offsets(query).unflatten(2, (*shape, 2))
-        weights = self.weights(query).unflatten(2, (self.heads, -1)).softmax(-1).unflatten(3, shape[1:])
-        value = self.value(memory).unflatten(2, (self.heads, -1))
+        weights = softmax(self.weights(query).unflatten(2, (self.heads, -1)).to(query.dtype)).unflatten(3, shape[1:])
+        value = self.value(memory).unflatten(2, (self.heads, -1)).to(query.dtype)  # bags are no faster in bfloat16
+        offsets = self.look(query).unflatten(3, shape).movedim(2, -1)
         return self.projection(deformable_attention(value, places, offsets, weights, sizes))
+
+    def look(self, query: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q 2 n"]:
+        """The offsets of all samples, x apart from y so that neither needs a copy later.
+
+        Never in half precision: bfloat16 cannot tell the pixels of a larger map apart."""
+        weight, bias = (
+            x.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for x in (self.offsets.weight, self.offsets.bias)
+        )
+        with torch.autocast(query.device.type, enabled=False):
+            return F.linear(query, weight, bias).unflatten(2, (2, -1))
+
+
+def softmax(x: Float[Tensor, "B Q heads n"]) -> Float[Tensor, "B Q heads n"]:
+    """Over the last axis. Torch's kernel for that axis is slow where it is short, so it goes to the front meanwhile:
+    1.3 instead of 8.8 ms for 12 samples of 8 heads of 5,040 queries on a CPU."""
+    return x.movedim(3, 1).contiguous().softmax(1).movedim(1, 3).contiguous()
