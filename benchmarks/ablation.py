@@ -89,13 +89,17 @@ def perform(name: str, out: Path, minutes: float | None) -> None:
     log = read_log(folder / "log.jsonl")
     if log[-1]["step"] < recipe.steps:
         return
-    side = recipe.data.shapes_size
     model = build(replace(recipe, weights=folder / WEIGHTS)).eval()
-    numbers = score_videos(model, *held_out(VIDEOS, frames=LONG, size=(side, side)))
+    numbers = score_videos(model, *held_out(VIDEOS, frames=LONG, **options_of(out)))
     pace = statistics.median(entry["rate"] for entry in log)
     kept = {key: round(numbers[key], 4) for key in ("AP", "AP50", "AP75", "AR1", "AR10")}
     result = {**kept, "steps": recipe.steps, "clips": recipe.batch, "steps per second": round(pace, 2)}
     (folder / RESULT).write_text(json.dumps(result))
+
+
+def options_of(out: Path) -> dict[str, Any]:
+    """How the videos are made that all are scored on."""
+    return recipe_of(jobs()[0].name, out).data.shapes_options()
 
 
 def in_a_process(name: str, out: Path, until: float) -> None:
@@ -152,7 +156,7 @@ def draw(out: Path, path: Path, videos: int = 6, show: float = 0.3) -> None:
     from tubelet.types import Frame, Track, TrackFrame
     from tubelet.viz.draw import contact_sheet
 
-    made, truth = held_out(videos, frames=LONG, size=(96, 96))
+    made, truth = held_out(videos, frames=LONG, **options_of(out))
     pictures, titles, shown = [], [], range(0, LONG, 3)
 
     def add(rgb: np.ndarray, result: TrackFrame, title: str) -> None:

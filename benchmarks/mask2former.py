@@ -257,6 +257,13 @@ class Bench:
         return {name: (1e3 * seconds[f"0{name}"], 1e3 * seconds[f"1{name}"]) for name in pairs}
 
 
+TABLES: dict[str, Callable[[Bench], dict[str, tuple[Callable, Callable]]]] = {
+    "spots": Bench.spots,
+    "stages": Bench.stages,
+    "whole": lambda bench: {"clip": (bench.whole_plain, bench.whole)},
+}
+
+
 def print_rows(precision: str, rows: dict[str, tuple[float, float]]) -> None:
     total = sum(fast for _, fast in rows.values())
     for name, (plain, fast) in rows.items():
@@ -285,20 +292,17 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=[360, 640], metavar=("H", "W"))
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=2, help="timed rounds")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     args = parser.parse_args()
     h, w = args.size
     print(f"{args.model}, {FRAMES} frames of {w}x{h}, {args.device}, {torch.get_num_threads()} threads, ms")
     with torch.inference_mode():
         bench = {name: Bench(args, name) for name in PRECISIONS}
         compare(bench)
-        for title, pairs in (
-            ("hot spots", Bench.spots),
-            ("stages", Bench.stages),
-            ("whole", lambda b: {"clip": (b.whole_plain, b.whole)}),
-        ):
+        for title in args.tables:
             print(f"\n{title:>20} {'precision':>9} {'plain':>9} {'in use':>9} {'ratio':>8} {'of total':>8}")
             for name, b in bench.items():
-                print_rows(name, b.race(pairs(b), args.repeats))
+                print_rows(name, b.race(TABLES[title](b), args.repeats))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,15 @@ class Data:
     shapes: float = 0.0
     """Share of procedural clips (need no data)."""
     shapes_size: int = 96
+    shapes_objects: tuple[int, int] = (1, 4)
+    """At least and at most so many in a clip."""
+    shapes_pace: float | None = None
+    """The time between frames, 1 (slow) to 8; drawn for each clip if not given."""
+
+    def shapes_options(self) -> dict[str, Any]:
+        """As `data.shapes` takes them."""
+        side = self.shapes_size
+        return {"size": (side, side), "objects": self.shapes_objects, "pace": self.shapes_pace}
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def sources(recipe: VisRecipe) -> "list[tuple[TubeSource, float]]":
             raise ValueError("say where the images of --data.coco are: --data.coco-images FOLDER")
         found.append((coco_source(data.coco, data.coco_images, recipe.frames, dataset=data.classes), data.coco_share))
     if data.shapes > 0:
-        found.append((tube_source((data.shapes_size, data.shapes_size), recipe.frames), data.shapes))
+        found.append((tube_source(frames=recipe.frames, **data.shapes_options()), data.shapes))
     if not found:
         raise ValueError("this recipe has no data: give --data.ytvis and --data.ytvis-frames, --data.coco, or shapes")
     return found
@@ -164,8 +173,8 @@ def validation(recipe: VisRecipe) -> "Callable[[Mask2Former | SyncVIS], dict[str
     """A function that scores a model on held-out shapes: the official AP and AP at an overlap of a half."""
     from tubelet.data.shapes import held_out
 
-    wanted, side = recipe.validation, recipe.data.shapes_size
-    videos, truth = held_out(wanted.videos, frames=wanted.frames, size=(side, side))
+    wanted = recipe.validation
+    videos, truth = held_out(wanted.videos, frames=wanted.frames, **recipe.data.shapes_options())
 
     def score(model: "Mask2Former | SyncVIS") -> dict[str, float]:
         numbers = score_videos(model, videos, truth)
@@ -285,9 +294,10 @@ RECIPES: dict[str, VisRecipe] = {
         about="Single images of shapes from random weights: what COCO is to the others. Half an hour on a CPU core.",
     ),
     "syncvis-tiny-shapes": VisRecipe(
-        "syncvis-tiny", steps=1_500, decay_at=(1_200,), batch=4, frames=5, warmup=50, lr=5e-4,
+        "syncvis-tiny", steps=1_200, decay_at=(1_000,), batch=4, frames=5, warmup=50, lr=5e-4,
         encoder_lr_scale=1.0, clip_norm=1.0, ema_share=0.05, subclip=3, points=784, scratch=True, precision="no",
-        data=Data(classes="shapes", shapes=1.0), validation=Validation(every=500),
+        data=Data(classes="shapes", shapes=1.0, shapes_objects=(1, 3), shapes_pace=2.0),
+        validation=Validation(every=400),
         about="SyncVIS on clips of shapes, no data needed; `--weights` of mask2former-tiny-shapes to start from.",
     ),
 }  # fmt: skip
