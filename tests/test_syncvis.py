@@ -142,6 +142,15 @@ def test_the_last_prediction_alone(options):
         torch.testing.assert_close(some, b[:, [3, 1]], atol=2e-4, rtol=1e-3)
 
 
+def test_a_nan_in_the_matching_names_the_clip():
+    net = syncvis.build("syncvis-tiny", 5).train()
+    clip, labels = collate_tubes([make_tubes(seed, frames=2, size=(32, 32)) for seed in (1, 2)])
+    broken = clip.images.clone()
+    broken[1] = torch.nan
+    with pytest.raises(FloatingPointError, match="the matching cost of clip 41 of the stream is not finite"):
+        net.loss(Clip(broken, torch.tensor([40, 41])), labels, points=Points(16))
+
+
 @torch.no_grad()
 def test_tubes_of_frame_queries():
     net, x = model(branches="frame"), images(3, batch=2)

@@ -100,7 +100,7 @@ class Mask2Former(nn.Module):
         itself (SyncVIS, equation 4); None: the clip as a whole, as in the paper. `choose`, `most`: which sub-clips."""
         outputs = self.decode(self.encode(prepare(clip.images)))
         cut = {"subclip": subclip, "choose": choose, "most": most}
-        return video_losses(outputs, labels, **cut, points=points, generator=generators(clip))
+        return video_losses(outputs, labels, **cut, points=points, generator=generators(clip), names=clip_names(clip))
 
     def decode_last(self, clip: Encoded, choose: Choice | None = None) -> Prediction:
         """The last prediction of `decode`, cheaper: what is used once training is over. `choose` takes the class logits
@@ -123,6 +123,7 @@ def video_losses(
     most: int | None,
     points: Points,
     generator: Chance,
+    names: list[str] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """The losses of predictions of tubes; see `Mask2Former.loss`."""
     time = outputs[0].mask_logits.shape[2]
@@ -131,7 +132,7 @@ def video_losses(
     return deep_supervision(
         [(x.class_logits, x.mask_logits) for x in outputs],
         lambda classes, masks: synchronized_loss(
-            classes, masks, *truth, length=length, **cut, points=points, generator=generator
+            classes, masks, *truth, length=length, **cut, points=points, generator=generator, names=names
         ),
     )
 
@@ -143,6 +144,11 @@ def generators(clip: Clip) -> list[torch.Generator] | None:
     if clip.numbers is None:
         return None
     return [torch.Generator().manual_seed(number) for number in clip.numbers.tolist()]
+
+
+def clip_names(clip: Clip) -> list[str] | None:
+    """What an error calls each clip: its number in the stream it came from (`ClipStream.clip`)."""
+    return None if clip.numbers is None else [f"clip {number} of the stream" for number in clip.numbers.tolist()]
 
 
 def prepare(images: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B T 3 _ _"]:

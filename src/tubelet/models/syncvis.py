@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tubelet.loss.points import POINTS, Points
 from tubelet.loss.tubes import deep_supervision, frame_loss
 from tubelet.models import mask2former
-from tubelet.models.mask2former import Encoded, Mask2Former, generators, pad_masks, prepare, video_losses
+from tubelet.models.mask2former import Encoded, Mask2Former, clip_names, generators, pad_masks, prepare, video_losses
 from tubelet.nn.feed_forward import FeedForward
 from tubelet.nn.mask_decoder import Attention, Branch, Choice, Prediction, frame_by_frame
 from tubelet.types import Clip, TubeLabels
@@ -230,12 +230,13 @@ class SyncVIS(nn.Module):
         2 for OVIS; None: the clip as a whole), and those of the frame queries, each frame matched by itself, as
         `frame.NAME`; summed one to one, as in the authors' code. `choose`, `most`: which sub-clips."""
         decoded = self.decode(self.encode(prepare(clip.images)))
-        losses = {}
+        losses, names = {}, clip_names(clip)
         cut = {"subclip": subclip, "choose": choose, "most": most}
         if decoded.video:
-            losses = video_losses(decoded.video, labels, **cut, points=points, generator=generators(clip))
+            chance = generators(clip)
+            losses = video_losses(decoded.video, labels, **cut, points=points, generator=chance, names=names)
         if decoded.frame:
-            options = {"points": points, "generator": generators(clip)}
+            options = {"points": points, "generator": generators(clip), "names": names}
             size, masks = clip.images.shape[:2], pad_masks(labels.masks)
             frame = deep_supervision(
                 [(x.class_logits.unflatten(0, size), x.mask_logits[:, :, 0].unflatten(0, size)) for x in decoded.frame],
