@@ -55,10 +55,11 @@ class Seen:
 class ClipSession(TrackSession):
     """`short_edge`, `long_edge`: frames are brought to this size (enlarged too, as the papers do). `window`: frames
     that are seen together; None: as many as fit into `memory_budget` bytes once they are encoded (21 MB a frame at
-    360x640 in float32, so 95 frames; the peak, while they are decoded, is about three times the budget). `overlap`: frames that neighbouring windows share. `most`: how many (query, class) pairs count, in a window and in the whole video
-    (10 for YouTube-VIS, 20 for OVIS). `min_score`: pairs below it are left out. `categories`: the class indices that
-    are of interest (None: all). `alike`: how similar, -1..2 (cosine plus overlap), what is linked must be. `patience`:
-    windows after which a track that was not found again is forgotten; its score is kept.
+    360x640 in float32, so 95 frames; the peak, while they are decoded, is about three times the budget). `overlap`:
+    frames that neighbouring windows share. `most`: how many (query, class) pairs count, in a window and in the whole
+    video (10 for YouTube-VIS, 20 for OVIS). `min_score`: pairs below it are left out. `categories`: the class indices
+    that are of interest (None: all). `alike`: how similar, -1..2 (cosine plus overlap), what is linked must be.
+    `patience`: windows after which a track that was not found again is forgotten; its score is kept.
 
     A track's probability of a class is its largest over the windows, so that one that is seen in few of them is not
     lost. Raises `ValueError` for a model in training mode or a window that does not move on."""
