@@ -76,8 +76,8 @@ class VISInstance:
     segmentations: Sequence[Any]
     size: tuple[int, int]
     iscrowd: bool = False
-    areas: Sequence[int | float | None] = ()
-    occlusion: Sequence[str | None] = ()
+    areas: Sequence[Any] = ()  # these two as the file has them, wrong or not: `validate_ytvis` says
+    occlusion: Sequence[Any] = ()
     score: float | None = None
 
     def visible(self, t: int) -> bool:
