@@ -153,15 +153,18 @@ def draw(out: Path, path: Path, videos: int = 6, show: float = 0.3) -> None:
     from tubelet.data.shapes import CLASSES, held_out
     from tubelet.recipes.vis import build
     from tubelet.run import draw_tracks, watch
-    from tubelet.types import Frame, Track, TrackFrame
+    from tubelet.types import Frame, Track, TrackFrame, decode_rle, encode_rle
     from tubelet.viz.draw import contact_sheet
 
     made, truth = held_out(videos, frames=LONG, **options_of(out))
     pictures, titles, shown = [], [], range(0, LONG, 3)
 
     def add(rgb: np.ndarray, result: TrackFrame, title: str) -> None:
-        picture = draw_tracks(rgb, result, CLASSES, show=show)
-        pictures.append(cv2.resize(picture, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST))
+        # enlarged before it is drawn on, so that the labels do not hide it
+        masks = {i: encode_rle(decode_rle(rle).repeat(3, 0).repeat(3, 1)) for i, rle in result.masks.items()}
+        large = rgb.repeat(3, 0).repeat(3, 1)
+        result = replace(result, size=large.shape[:2], masks=masks)
+        pictures.append(draw_tracks(large, result, CLASSES, show=show))
         titles.append(title)
 
     models = [(title, build(replace(r, weights=out / n / WEIGHTS)).eval()) for n, title, r in trained(out)]
