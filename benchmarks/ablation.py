@@ -75,7 +75,6 @@ def recipe_of(name: str, out: Path) -> Any:
 
 def perform(name: str, out: Path, minutes: float | None) -> None:
     """Trains, or goes on with, one job in this process; once it is trained, scores it into OUT/NAME/result.json."""
-    import cv2
     import torch
 
     from tubelet.data.shapes import held_out
@@ -83,7 +82,6 @@ def perform(name: str, out: Path, minutes: float | None) -> None:
     from tubelet.train.log import read_log
 
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)  # which draws the clips between the steps
     recipe = recipe_of(name, out)
     folder = run(name, replace(recipe, run=replace(recipe.run, minutes=minutes)))
     log = read_log(folder / "log.jsonl")
@@ -175,7 +173,12 @@ def draw(out: Path, path: Path, videos: int = 6, show: float = 0.3) -> None:
             tracks = tuple(Track(x["id"], x["category_id"] - 1, 1.0) for x in own if x["id"] in masks)
             add(rgb[t], TrackFrame(t, rgb.shape[1:3], masks, tracks), f"truth, frame {t}")
         for title, model in models:
-            results = [x for _, x in watch((Frame(x, t) for t, x in enumerate(rgb)), model.session(short_edge=96))]
+            results = [
+                x
+                for _, x in watch(
+                    (Frame(x, t) for t, x in enumerate(rgb)), model.session(short_edge=min(rgb.shape[1:3]))
+                )
+            ]
             for t in shown:
                 add(rgb[t], results[t], f"{title}, frame {t}")
     sheet = contact_sheet(pictures, columns=len(shown), titles=titles, width=1200)
@@ -184,8 +187,8 @@ def draw(out: Path, path: Path, videos: int = 6, show: float = 0.3) -> None:
 
 def trained(out: Path) -> list[tuple[str, str, Any]]:
     """The first seeds of Mask2Former-VIS and of SyncVIS, if they are trained: name, title, recipe."""
-    found = [Job("plain").name, Job("both").name]
-    return [(name, VARIANTS[name.split("-")[0]][0], recipe_of(name, out)) for name in found if result_of(name, out)]
+    found = [job for job in (Job("plain"), Job("both")) if result_of(job.name, out)]
+    return [(job.name, VARIANTS[job.variant][0], recipe_of(job.name, out)) for job in found]
 
 
 def main() -> None:

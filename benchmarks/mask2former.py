@@ -197,7 +197,7 @@ class Bench:
 
     def stages(self) -> dict[str, tuple[Callable, Callable]]:
         """What one hands to the next is made beforehand, each way in its own layout."""
-        model, pixels, ends = self.model, self.model.pixel_decoder, (self.found, self.padded_size, self.size)
+        model, pixels = self.model, self.model.pixel_decoder
         images, levels = self.images.split(1), [pixels.attend(x[:0:-1]) for x in self.each]
         return {
             "encoder": (
@@ -213,8 +213,13 @@ class Bench:
                 lambda: [pixels.pyramid(x[0], y) for x, y in zip(self.each, levels)],
             ),
             "decoder": (lambda: decode_plain(model, self.clip), lambda: model.decode_last(self.own)),
-            "masks and RLE": (lambda: masks_plain(*ends), lambda: masks_in_use(*ends)),
+            "masks and RLE": self.masks(),
         }
+
+    def masks(self) -> tuple[Callable, Callable]:
+        """The masks of the best queries at the size of the frames."""
+        ends = self.found, self.padded_size, self.size
+        return lambda: masks_plain(*ends), lambda: masks_in_use(*ends)
 
     def spots(self) -> dict[str, tuple[Callable, Callable]]:
         """Deformable sampling of one layer, masked attention of the last layer with the mask it needs."""
@@ -239,7 +244,7 @@ class Bench:
         return {
             "deformable sampling": (lambda: sample_plain(*given), lambda: deformable_attention(*given)),
             "masked attention": (masked_plain, masked),
-            "masks enlarged": self.stages()["masks and RLE"],
+            "masks enlarged": self.masks(),
         }
 
     def race(self, pairs: dict[str, tuple[Callable, Callable]], repeats: int) -> dict[str, tuple[float, float]]:

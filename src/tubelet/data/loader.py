@@ -126,6 +126,8 @@ def load(
     stream: ClipStream[Drawn, Truth], *, start: int = 0, stop: int, workers: int = 0
 ) -> Iterator[tuple[Clip, Truth]]:
     """The batches `start` .. `stop - 1` of a stream in order, prepared by `workers` processes (0: by this one)."""
+    if not workers:
+        _one_thread(0)
     # Batches are asked for by number, so the order holds for any number of workers.
     return iter(
         DataLoader(
@@ -140,6 +142,7 @@ def load(
 
 
 def _one_thread(worker: int) -> None:
+    """Clips are small: OpenCV's threads only get into each other's way, and into that of the training."""
     cv2.setNumThreads(0)
 
 

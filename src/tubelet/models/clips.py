@@ -166,12 +166,8 @@ class ClipSession(TrackSession):
 
     def _link(self, found: Prediction) -> None:
         """Gives each of the chosen queries the id of the track it continues, or a new one."""
-        probabilities, embeddings, self.masks = (
-            self._probabilities(found.class_logits),
-            found.embeddings,
-            found.mask_logits,
-        )
-        inside = self.masks > 0
+        probabilities, embeddings = self._probabilities(found.class_logits), found.embeddings
+        self.masks, inside = found.mask_logits, found.mask_logits > 0
         pairs = dict(link(self._similarity(embeddings, inside), threshold=self.alike))
         self.ids = []
         for i, own in enumerate(probabilities):

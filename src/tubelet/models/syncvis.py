@@ -261,9 +261,7 @@ class SyncVIS(nn.Module):
         frame = self.frame_branch(video, size.numel())
         count = range(len(video.layers))
         if self.branches != "both":
-            alone = video if self.branches == "video" else frame
-            for i in count:
-                alone.advance(i)
+            (video if self.branches == "video" else frame).run()
         elif self.structure == "synchronous":
             for i in count:
                 video.advance(i)
@@ -272,8 +270,7 @@ class SyncVIS(nn.Module):
                 new, video.queries = self.exchange(frame.queries.unflatten(0, size), video.queries, *scores)
                 frame.queries = new.flatten(0, 1)
         else:
-            for i in count:
-                frame.advance(i)
+            frame.run()
             for i in count:
                 video.advance(i)
                 scores = self.scores(frame, video, size)[0]

@@ -139,6 +139,11 @@ class Branch:
     keep: bool = True
     outputs: list[Prediction] = field(default_factory=list)
 
+    def run(self) -> None:
+        """All layers, one after the other."""
+        for i in range(len(self.layers)):
+            self.advance(i)
+
     def advance(self, i: int) -> None:
         """Layer i, after the prediction whose mask it looks through."""
         memory = self.memories[i % len(self.memories)]
@@ -218,8 +223,7 @@ class MaskDecoder(nn.Module):
     ) -> list[Prediction]:
         """The prediction of the learned queries, then that after each layer: all that training supervises."""
         branch = self.branch(levels, [mask_features] * len(levels))
-        for i in range(len(self.layers)):
-            branch.advance(i)
+        branch.run()
         return branch.finish(mask_features)
 
     def last(
@@ -233,8 +237,7 @@ class MaskDecoder(nn.Module):
         The layers need masks at the size of their level only. Resizing and the product with the features are both
         linear, so the features are resized instead, once per level."""
         branch = self.branch(levels, self.resized(mask_features, levels), keep=False)
-        for i in range(len(self.layers)):
-            branch.advance(i)
+        branch.run()
         return branch.last(mask_features, choose)
 
     def resized(
