@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tubelet.models import mask2former
+from tubelet.models import mask2former, mpvss
 from tubelet.models.aot import model as aot
 from tubelet.models.aot.memory import Group, merge_groups
 from tubelet.models.aot.official import our_name
@@ -162,3 +162,46 @@ def test_mask2former_vis(path: Path):
             difference = np.abs(ours.numpy() - stored[recorded])
             assert difference.max() <= 1e-3
             assert difference.mean() <= 1e-4
+
+
+def mpvss_variant(config: str) -> str:
+    """The reference's configuration, `MPVSS-VSPW-R50.yaml` or `MPVSS-VSPW-swin_tiny.yaml` -> our name."""
+    word = next(word for word in Path(config).stem.replace("-", "_").split("_") if word in ENCODERS)
+    return f"mpvss-{ENCODERS[word]}"
+
+
+def agrees(ours: torch.Tensor, recorded: np.ndarray) -> None:
+    assert ours.shape == recorded.shape
+    difference = np.abs(ours.numpy() - recorded)
+    assert difference.max() <= 1e-3
+    assert difference.mean() <= 1e-4
+
+
+@pytest.mark.parametrize("path", cases("mpvss"), ids=lambda p: p.stem)
+@torch.inference_mode()
+def test_mpvss(path: Path):
+    stored = np.load(path)
+    case = json.loads(str(stored["case"]))
+    layout = json.loads(path.with_suffix(".layout.json").read_text())
+    name = mpvss_variant(case["config"])
+    model = mpvss.build(name, case["num_classes"], grid="authors", frozen_norm=False).eval()
+    state = {key: torch.from_numpy(value) for key, value in FILL.weights(layout).items()}
+    assert fill(model, state, name=name, source=path.name) == []
+    assert sum(p.numel() for p in model.parameters()) == case["parameters"]
+    noise = FILL.noise(case["input_name"], (case["frames"], 3, *case["size"]))
+    frames = torch.from_numpy(np.clip(127 + 60 * noise, 0, 255)).to(getattr(torch, case["dtype"]))
+    model.to(frames.dtype)
+    key = model.segment(frames[:1] / 255)
+    found = key.prediction
+    agrees(found.class_logits, stored["key_logits"])
+    agrees(found.mask_logits[:, :, 0], stored["key_masks"])
+    flows = None
+    for t, expected in enumerate(stored["sem_seg"]):
+        masks = found.mask_logits
+        if t:
+            flows = model.flows(frames[t, None] / 255, key.picture, found.embeddings)
+            masks = model.carry(masks, flows)
+        enlarged = torch.nn.functional.interpolate(masks[:, :, 0], scale_factor=4, mode="bilinear", align_corners=False)
+        agrees(mpvss.class_scores(found.class_logits[0], enlarged[0])[::4, ::4, ::4], expected)
+    assert flows is not None
+    agrees(flows[0, ::5], stored["last_flow"])

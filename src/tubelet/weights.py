@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tubelet.models import mask2former, mask2former_official, syncvis
+from tubelet.models import mask2former, mask2former_official, mpvss, mpvss_official, syncvis
 from tubelet.models.aot import model as aot
 from tubelet.models.aot import official as aot_official
 from tubelet.pickles import read_pickle
@@ -29,12 +29,22 @@ QUERIES = ("decoder.query_content", "decoder.query_position")
 
 def names() -> list[str]:
     """Every model name that `load` takes, the training-free one first."""
-    return ["dis-flow", *aot.VARIANTS, *mask2former.VARIANTS, *syncvis.names()]
+    return ["dis-flow", *aot.VARIANTS, *mask2former.VARIANTS, *syncvis.names(), *mpvss.VARIANTS]
 
 
 def finds_objects(name: str) -> bool:
-    """Whether the model finds and classifies objects by itself; the others follow given ones."""
+    """Whether the model finds and classifies objects by itself."""
     return name in mask2former.VARIANTS or name in syncvis.names()
+
+
+def labels_pixels(name: str) -> bool:
+    """Whether the model gives every pixel a class. Those that do neither follow given objects."""
+    return name in mpvss.VARIANTS
+
+
+def knows_classes(name: str) -> bool:
+    """Whether the model was trained for classes."""
+    return finds_objects(name) or labels_pixels(name)
 
 
 def check_name(name: str) -> str:
@@ -52,11 +62,12 @@ def shipped(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def build(name: str, classes: int | None = None) -> Any:
-    """A trainable model by name with random weights. `classes` (None: the variant's own) only where there are any."""
-    if finds_objects(name):
-        family = mask2former if name in mask2former.VARIANTS else syncvis
-        return family.build(name) if classes is None else family.build(name, classes)
+def build(name: str, classes: int | None = None, **options) -> Any:
+    """A trainable model by name with random weights. `classes` (None: the variant's own) only where there are any;
+    `options`: those of the family's own `build`."""
+    if knows_classes(name):
+        family = next((x for x in (mask2former, mpvss) if name in x.VARIANTS), syncvis)
+        return family.build(name, **options) if classes is None else family.build(name, classes, **options)
     if classes is not None:
         raise ValueError(f"{name} knows no classes; leave out classes={classes}")
     return aot.build(name)
@@ -94,13 +105,24 @@ def load(
         model = build(name, classes)
     else:
         state = read_state(path)
-        model = build(name, classes_of(state) if classes is None and finds_objects(name) else classes)
+        model = build_for(name, state, classes)
         fill(model, state, name=name, source=str(path))
         if Path(path).suffix == ".safetensors":
             restore(model, read_metadata(path))
     # channels last: the decoder is a fifth faster on a CPU, and tensor cores want it
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.eval().to(chosen)
+
+
+def build_for(name: str, state: dict[str, Tensor], classes: int | None = None) -> Any:
+    """The model, with random weights, that a state dict, ours or official, is for: as many classes (unless `classes`
+    says otherwise), and what MPVSS estimates flow with."""
+    classes = classes_of(state) if classes is None and knows_classes(name) else classes
+    if not labels_pixels(name):
+        return build(name, classes)
+    # the authors' weights were trained with the authors' warp
+    grid = "authors" if mpvss_official.looks_official(set(state)) else "exact"
+    return build(name, classes, motion=mpvss.motion_of(our_state(state)), grid=grid)
 
 
 def restore(model: nn.Module, metadata: dict[str, str]) -> None:
@@ -112,6 +134,8 @@ def restore(model: nn.Module, metadata: dict[str, str]) -> None:
         exchange.direction = metadata.get("direction", exchange.direction)  # pyright: ignore[reportAttributeAccessIssue]
         exchange.keep = int(metadata.get("keep", exchange.keep))
         exchange.momentum = float(metadata.get("momentum", exchange.momentum))
+    if isinstance(model, mpvss.MPVSS):
+        model.grid = metadata.get("grid", model.grid)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -191,6 +215,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) 
 
     Raises `ValueError` with a sentence that says what the file looks like, if it does not fit."""
     state = our_state(state)
+    if isinstance(model, mpvss.MPVSS) and not any(key.startswith("segmentor.") for key in state):
+        state = {f"segmentor.{key}": value for key, value in state.items()}  # Mask2Former for images, by itself
     own = {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.endswith("tracked")}
     given = {key: tuple(value.shape) for key, value in state.items() if not key.endswith("tracked")}
     kept = [key for key in own if CLASS_HEAD in key and own[key] != given.get(key, own[key])]
@@ -210,6 +236,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) 
 
 def our_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under our names, whoever's it is."""
+    if mpvss_official.looks_official(set(state)):
+        return mpvss_official.our_state(state)
     if mask2former_official.looks_official(set(state)):
         return mask2former_official.our_state(state)
     if aot_official.looks_official(set(state)):
@@ -263,7 +291,7 @@ def looks_like(shapes: dict[str, tuple]) -> str:
         if any(given.startswith(key) for given in shapes):
             return f"it looks like {what}"
     head = next((shape for key, shape in shapes.items() if key.endswith(CLASS_HEAD + "bias")), None)
-    candidates = [name for name in names() if name != "dis-flow" and finds_objects(name) == (head is not None)]
+    candidates = [name for name in names() if name != "dis-flow" and knows_classes(name) == (head is not None)]
     for name in candidates:
         if shapes_of(name, head and head[0] - 1) == shapes:
             return f"it looks like {name}"
@@ -297,7 +325,10 @@ def convert(source: str | Path, name: str, target: str | Path, *, half: bool = F
     if check_name(name) == "dis-flow":
         raise ValueError("dis-flow has no weights to convert")
     state = read_state(source)
-    model = build(name, classes_of(state) if finds_objects(name) else None)
+    model = build_for(name, state)
     fill(model, state, name=name, source=str(source))
-    save(model, target, half=half, metadata={"model": name, "converted_from": json.dumps(Path(source).name)})
+    said = {"model": name, "converted_from": json.dumps(Path(source).name)}
+    if labels_pixels(name):
+        said["grid"] = model.grid
+    save(model, target, half=half, metadata=said)
     return sum(p.numel() for p in model.parameters())

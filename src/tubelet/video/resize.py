@@ -1,6 +1,6 @@
 """To the model's size and exactly back, by the rules of the authors' AOT code (`reference/aot.md`, section 2)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -102,27 +102,42 @@ def bands(
     logits: Float[Tensor, "C h w"], size: tuple[int, int], *, align_corners: bool, rows: int
 ) -> Iterator[Float32[Tensor, "C _ W"]]:
     """`logits_to_frame(...)` in bands of so many rows, from the top; the last may be lower."""
-    (_, h, _), (height, width) = logits.shape, size
-    if height <= rows:  # one band; torch is faster at that
+    if size[0] <= rows:  # one band; torch is faster at that
         yield logits_to_frame(logits.float(), size, align_corners=align_corners)
         return
-    upper, lower, share = _source_rows(h, height, align_corners, logits.device)
-    for top in range(0, height, rows):
-        band = slice(top, top + rows)
-        first, last = int(upper[band][0]), int(lower[band][-1])
-        # the columns by torch itself, on the rows this band looks at; the rows by hand, since torch knows no offset
-        wide = logits_to_frame(
-            logits[:, first : last + 1].float(), (last - first + 1, width), align_corners=align_corners
-        )
-        below = share[band, None]
-        yield wide[:, upper[band] - first] * (1 - below) + wide[:, lower[band] - first] * below
+
+    def take(first: int, last: int) -> Tensor:
+        return logits[:, first:last].float()
+
+    for top in range(0, size[0], rows):
+        band = range(top, min(top + rows, size[0]))
+        yield band_to_frame(take, logits.shape[1], size, band, align_corners=align_corners)
+
+
+def band_to_frame(
+    take: Callable[[int, int], Float32[Tensor, "C _ w"]],
+    h: int,
+    size: tuple[int, int],
+    band: range,
+    *,
+    align_corners: bool,
+) -> Float32[Tensor, "C _ W"]:
+    """The rows `band` of `logits_to_frame(logits, size)`, where `take(first, last)` makes the rows first .. last - 1 of
+    the h that the logits have: only what the band looks at is ever made."""
+    upper, lower, share = _source_rows(h, size[0], align_corners)
+    upper, lower, share = (x[band.start : band.stop] for x in (upper, lower, share))
+    first, last = int(upper[0]), int(lower[-1])
+    # the columns by torch itself; the rows by hand, since torch knows no offset
+    wide = logits_to_frame(take(first, last + 1), (last - first + 1, size[1]), align_corners=align_corners)
+    upper, lower, share = (x.to(wide.device) for x in (upper - first, lower - first, share[:, None]))
+    return wide[:, upper] * (1 - share) + wide[:, lower] * share
 
 
 def _source_rows(
-    h: int, height: int, align_corners: bool, device: torch.device
+    h: int, height: int, align_corners: bool
 ) -> tuple[Int64[Tensor, " H"], Int64[Tensor, " H"], Float32[Tensor, " H"]]:
     """For each output row: the input rows above and below it, and the share of the one below (torch's rule)."""
-    row = torch.arange(height, dtype=torch.float32, device=device)
+    row = torch.arange(height, dtype=torch.float32)
     aligned = row * ((h - 1) / max(height - 1, 1))
     y = aligned if align_corners else ((row + 0.5) * (h / height) - 0.5).clamp(min=0)
     upper = y.long().clamp(max=h - 1)
