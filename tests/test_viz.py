@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tubelet.viz.draw import contact_sheet, overlay
+from tubelet.types import VOID
+from tubelet.viz.draw import class_overlay, contact_sheet, overlay
 from tubelet.viz.palette import BRIGHT, VOC
 
 GREY = np.full((20, 30, 3), 100, np.uint8)
@@ -85,3 +86,25 @@ def test_contact_sheet_of_nothing():
         contact_sheet([])
     with pytest.raises(ValueError, match="2 titles were given for 1"):
         contact_sheet([GREY], titles=["a", "b"])
+
+
+def test_classes_cover_the_picture_but_void_does_not():
+    labels = np.zeros((60, 80), np.uint8)
+    labels[:, 40:], labels[50:] = 1, VOID
+    out = class_overlay(np.full((60, 80, 3), 100, np.uint8), labels, ["sky", "road"], BRIGHT, alpha=0.5, legend=0)
+    np.testing.assert_allclose(out[10, 60], (100 + BRIGHT[1].astype(float)) / 2, atol=1)
+    np.testing.assert_allclose(out[10, 10], (100 + BRIGHT[0].astype(float)) / 2, atol=1)
+    assert (out[50:] == 100).all()
+    with pytest.raises(ValueError, match="the class map is 80x60, the picture 81x60"):
+        class_overlay(np.zeros((60, 81, 3), np.uint8), labels, ["sky", "road"], BRIGHT)
+
+
+def test_the_legend_names_what_is_there_as_long_as_there_is_room():
+    rgb, colours = np.zeros((200, 200, 3), np.uint8), np.arange(768).reshape(256, 3).astype(np.uint8)
+    labels = np.full((200, 200), 3, np.uint8)
+    plain, named = (class_overlay(rgb, labels, list("abcd"), colours, legend=n) for n in (0, 4))
+    changed = (plain != named).any(2)
+    assert changed.any()
+    assert not changed[30:].any()  # one entry alone
+    tiny = class_overlay(rgb[:6], labels[:6], list("abcd"), colours)
+    np.testing.assert_array_equal(tiny, plain[:6])

@@ -4,7 +4,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tubelet.models.base import Result, Session, TrackSession
 from tubelet.types import MAX_OBJECT_ID, Frame, LabelFrame, LabelVideo, Prompt, Track, TrackFrame, decode_rle
 from tubelet.video.read import Video, read
 from tubelet.video.write import LabelPngs, Mp4, RleJson, YtvisJson
-from tubelet.viz.draw import contact_sheet, overlay
+from tubelet.viz.draw import class_overlay, contact_sheet, overlay
 from tubelet.viz.palette import VOC
 from tubelet.viz.progress import progress
 
@@ -173,26 +172,21 @@ def predict(
     (COCO RLE), and with `draw` `overlay.mp4` and `contact_sheet.png`.
 
     A run that dies leaves the finished masks and `.part` files, nothing that looks complete."""
-    timed, began, frames, objects = Timed(session), time.perf_counter(), 0, set()
-    thumbnails = Thumbnails()
-    with ExitStack() as stack:
-        pngs = stack.enter_context(LabelPngs(out / "masks", VOC))
-        rle = stack.enter_context(RleJson(out / "masks.json"))
-        mp4 = stack.enter_context(Mp4(out / "overlay.mp4", fps or video.fps or 25)) if draw else None
-        for frame, result in follow(progress(video, total=video.frame_count), timed, prompts):
-            pngs.write(result.labels, frame.name)
-            rle.write(result.labels, frame.name, objects=result.objects)
-            if mp4 is not None:
-                picture = overlay(frame.rgb, result.labels, names={})
-                mp4.write(picture)
-                if thumbnails.wants(frame.index):
-                    thumbnails.add(picture, f"frame {frame.name}")
-            frames, objects = frames + 1, objects | set(result.objects)
-        if not frames:
-            raise ValueError(f"{video.name} has no frame")
+    timed, began, objects = Timed(session), time.perf_counter(), set()
+
+    def write(frame: Frame, result: LabelFrame) -> None:
+        pngs.write(result.labels, frame.name)
+        rle.write(result.labels, frame.name, objects=result.objects)
+        objects.update(result.objects)
+
+    with (
+        LabelPngs(out / "masks", VOC) as pngs,
+        RleJson(out / "masks.json") as rle,
+        Drawn(video, out, draw, fps) as drawn,
+    ):
+        results = follow(progress(video, total=video.frame_count), timed, prompts)
+        frames = drawn.run(results, write, lambda frame, result: overlay(frame.rgb, result.labels, names={}))
         check_used(prompts, objects, video.name)
-    if draw:
-        thumbnails.save(out / "contact_sheet.png")
     return Summary(frames, tuple(sorted(objects)), time.perf_counter() - began, timed.seconds)
 
 
@@ -212,26 +206,85 @@ def predict_tracks(
 
     Returns what was done, and the tracks, best first. A run that dies leaves `.part` files, nothing that looks
     complete."""
-    timed, began, frames = Timed(session), time.perf_counter(), 0
-    thumbnails = Thumbnails()
-    with ExitStack() as stack:
-        rle = stack.enter_context(YtvisJson(out / "tracks.json"))
-        mp4 = stack.enter_context(Mp4(out / "overlay.mp4", fps or video.fps or 25)) if draw else None
-        for frame, result in watch(progress(video, total=video.frame_count), timed):
-            rle.write(result, frame.name)
-            if mp4 is not None:
-                picture = draw_tracks(frame.rgb, result, classes, show=show)
-                mp4.write(picture)
-                if thumbnails.wants(frame.index):
-                    thumbnails.add(picture, f"frame {frame.name}")
-            frames += 1
-        if not frames:
-            raise ValueError(f"{video.name} has no frame")
+    timed, began = Timed(session), time.perf_counter()
+    with YtvisJson(out / "tracks.json") as rle, Drawn(video, out, draw, fps) as drawn:
+        frames = drawn.run(
+            watch(progress(video, total=video.frame_count), timed),
+            lambda frame, result: rle.write(result, frame.name),
+            lambda frame, result: draw_tracks(frame.rgb, result, classes, show=show),
+        )
         rle.tracks = session.tracks()
-    if draw:
-        thumbnails.save(out / "contact_sheet.png")
     ids = tuple(sorted({track.id for track in rle.tracks}))
     return Summary(frames, ids, time.perf_counter() - began, timed.seconds), list(rle.tracks)
+
+
+def predict_classes(
+    video: Video,
+    session: Session[LabelFrame],
+    classes: Sequence[str],
+    palette: UInt8[np.ndarray, "256 3"],
+    out: Path,
+    *,
+    draw: bool = True,
+    fps: float | None = None,
+) -> Summary:
+    """Gives every pixel of a video a class and writes, as the stream goes, into `out`: `classes/NAME.png`, whose values
+    are indices of `classes`, and with `draw` `overlay.mp4` and `contact_sheet.png` with a legend. `palette`: the colour
+    of each class. `objects` of the summary are the classes that were seen.
+
+    A run that dies leaves the finished PNGs and `.part` files, nothing that looks complete."""
+    timed, began, seen = Timed(session), time.perf_counter(), np.zeros(256, bool)
+
+    def write(frame: Frame, result: LabelFrame) -> None:
+        pngs.write(result.labels, frame.name)
+        seen[np.unique(result.labels)] = True
+
+    with LabelPngs(out / "classes", palette) as pngs, Drawn(video, out, draw, fps) as drawn:
+        frames = drawn.run(
+            watch(progress(video, total=video.frame_count), timed),
+            write,
+            lambda frame, result: class_overlay(frame.rgb, result.labels, classes, palette),
+        )
+    return Summary(frames, tuple(np.flatnonzero(seen).tolist()), time.perf_counter() - began, timed.seconds)
+
+
+class Drawn:
+    """`overlay.mp4` and `contact_sheet.png` of a video in `out`, if `draw`; in a `with` of the writers beside it."""
+
+    def __init__(self, video: Video, out: Path, draw: bool, fps: float | None):
+        self.video, self.out = video, out
+        self.mp4 = Mp4(out / "overlay.mp4", fps or video.fps or 25) if draw else None
+        self.thumbnails = Thumbnails()
+
+    def run(
+        self,
+        results: Iterable[tuple[Frame, Result]],
+        write: Callable[[Frame, Result], None],
+        picture: Callable[[Frame, Result], UInt8[np.ndarray, "H W 3"]],
+    ) -> int:
+        """Writes and draws each result as it comes; how many there were. Raises `ValueError` if there were none."""
+        frames = 0
+        for frame, result in results:
+            write(frame, result)
+            frames += 1
+            if self.mp4 is None:
+                continue
+            drawn = picture(frame, result)
+            self.mp4.write(drawn)
+            if self.thumbnails.wants(frame.index):
+                self.thumbnails.add(drawn, f"frame {frame.name}")
+        if not frames:
+            raise ValueError(f"{self.video.name} has no frame")
+        return frames
+
+    def __enter__(self) -> "Drawn":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.mp4 is not None:
+            self.mp4.close(complete=kind is None)
+            if kind is None:
+                self.thumbnails.save(self.out / "contact_sheet.png")
 
 
 def predict_set(

@@ -74,42 +74,55 @@ def content_of(source: Path, masks: Path | None, names: str, classes: Classes | 
 
 def check(
     source: Positional[Path],
-    kind: Annotated[Literal["ytvis", "ovis", "davis", "ytvos"], tyro.conf.arg(name="as")],
+    kind: Annotated[
+        Literal["ytvis", "ovis", "davis", "ytvos", "vspw", "vipseg", "cityscapes", "camvid"], tyro.conf.arg(name="as")
+    ],
     frames: Path | None = None,
-    split: str = "valid",
+    split: str | None = None,
+    train_ids: bool = False,
 ) -> None:
     """Say what is wrong with a data set, before hours are spent on it.
 
         tubelet check instances.json --as ytvis --frames JPEGImages
         tubelet check DAVIS --as davis
+        tubelet check VSPW_480p --as vspw --split val
 
     Prints a sentence for each problem; the exit status is 1 if there is any. Masks are decoded, of frames only the
     header is read.
 
     Args:
         source: ytvis and ovis: the file (.json, .gz or .zip). davis: the folder that holds JPEGImages and Annotations,
-            or one laid out like it. ytvos: the folder of a split, or the one above.
+            or one laid out like it. ytvos: the folder of a split, or the one above. vspw, vipseg and camvid: the folder
+            with train.txt and val.txt. cityscapes: the folder with gtFine.
         kind: Which kind of data set it should be.
         frames: ytvis, ovis: the folder that the file names start from; by default JPEGImages beside the file. If
             there is none, frames are not looked at.
-        split: ytvos: the split, if SOURCE is the folder above.
+        split: ytvos: the split, if SOURCE is the folder above (valid). vspw, vipseg, cityscapes, camvid: the split to
+            look at; by default all that are there.
+        train_ids: vspw, cityscapes: the masks hold train ids.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     if source.is_dir() == (kind in ("ytvis", "ovis")):
-        wanted = "file, annotations as JSON" if source.is_dir() else "folder with JPEGImages and Annotations"
+        of_masks = "JPEGImages and Annotations" if kind in ("davis", "ytvos") else "the data set"
+        wanted = "file, annotations as JSON" if source.is_dir() else f"folder with {of_masks}"
         raise ValueError(f"{source} is a {'folder' if source.is_dir() else 'file'}; {kind} needs a {wanted}")
-    found, note = examine_as(kind, source, frames, split)
+    if train_ids and kind not in ("vspw", "cityscapes"):
+        raise ValueError(f"--train-ids is for vspw and cityscapes; the masks of {kind} hold one kind of ids only")
+    found, note = examine_as(kind, source, frames, split, train_ids)
     for problem in found.problems:
         print(problem)
     if found.problems:
         sys.exit(1)
-    print(f"nothing wrong: {found.videos} videos, {found.instances} instances{note}")
+    print(f"nothing wrong: {found.videos} videos, {note}")
 
 
-def examine_as(kind: str, source: Path, frames: Path | None, split: str) -> "tuple[Findings, str]":
-    """`check` without printing: what was found, and what was not looked at."""
+def examine_as(
+    kind: str, source: Path, frames: Path | None, split: str | None, train_ids: bool = False
+) -> "tuple[Findings, str]":
+    """`check` without printing: what was found, and how much of it there is."""
     from tubelet.data.validate import examine, examine_ytvos
+    from tubelet.data.validate_semantic import examine_semantic
     from tubelet.data.validate_ytvis import examine_ytvis
 
     if kind in ("ytvis", "ovis"):
@@ -118,9 +131,14 @@ def examine_as(kind: str, source: Path, frames: Path | None, split: str) -> "tup
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder; --frames is where the file names start from")
         note = " (frames were not looked at; say where they are with --frames)" if folder is None else ""
-        return examine_ytvis(source, frames=folder, occlusion=kind == "ovis"), note
+        found = examine_ytvis(source, frames=folder, occlusion=kind == "ovis")
+        return found, f"{found.instances} instances{note}"
     if frames is not None:
-        raise ValueError(f"--frames is for ytvis and ovis; {kind} has its frames in JPEGImages")
-    if kind == "davis":
-        return examine(source), ""
-    return examine_ytvos(source if (source / "JPEGImages").is_dir() else source / split), ""
+        raise ValueError(f"--frames is for ytvis and ovis; {kind} has its frames in a folder of its own")
+    if kind in ("davis", "ytvos"):
+        above = kind == "ytvos" and not (source / "JPEGImages").is_dir()
+        folder = source / (split or "valid") if above else source
+        found = examine(folder) if kind == "davis" else examine_ytvos(folder)
+        return found, f"{found.instances} instances"
+    found = examine_semantic(kind, source, split=split, train_ids=train_ids)  # pyright: ignore[reportArgumentType]
+    return found, f"{found.labelled} labelled frames, {len(found.classes)} classes"

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
     from tubelet.models.base import Session, TrackSession
     from tubelet.types import LabelFrame
 
@@ -42,7 +45,8 @@ class Options:
     scales: tuple[float, ...] = ()
     """AOT family: look at the video at these scales, and average; the paper's are 1.2 1.3 1.4."""
     short_edge: int | None = None
-    """Models that find objects: the size at which they see a frame; 360 by default, 448 or 480 with Swin."""
+    """Models that find objects or label pixels: the size at which they see a frame; 360 by default (448 or 480 with
+    Swin), MPVSS 480 (1024 for Cityscapes, with a long edge of 2048)."""
     window: int | None = None
     """Models that find objects: frames they see together; by default as many as fit into 2 GB."""
     overlap: int | None = None
@@ -52,7 +56,15 @@ class Options:
     min_score: float | None = None
     """Models that find objects: leave out tracks below this score, 0 to 1."""
     classes: str | None = None
-    """What the classes of the weights are called, if they do not say: ytvis_2019, ytvis_2021, ovis or coco."""
+    """What the classes of the weights are called, if they do not say: ytvis_2019, ytvis_2021, ovis or coco; vspw,
+    cityscapes or camvid."""
+    interval: int | None = None
+    """MPVSS: every so many frames goes through the segmentor, 5 by default; 1 for each of them."""
+    carry: Literal["flow", "copy", "dis"] | None = None
+    """MPVSS: how the frames between get their masks: along the model's flow, as they were, or along classical flow."""
+    doubt: float | None = None
+    """MPVSS: go through the segmentor when more than this share of the picture, 0 to 1, is not what the flow says (0.2
+    is a start), on average still at most every INTERVAL frames; by default at fixed intervals."""
     only: tuple[str, ...] = ()
     """Models that find objects: only these classes."""
 
@@ -68,14 +80,16 @@ def open_model(options: Options) -> "tuple[Any, dict[str, Any]]":
     import torch
 
     from tubelet.models.clips import ClipSession
-    from tubelet.weights import finds_objects, load
+    from tubelet.models.key_frames import KeyFrameSession
+    from tubelet.weights import finds_objects, labels_pixels, load
 
     check_options(options)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load(options.model, None if options.weights is None else str(options.weights), device=device)
-    return loaded, session_arguments(options, ClipSession if finds_objects(options.model) else loaded.session)
+    opened = KeyFrameSession if labels_pixels(options.model) else loaded.session
+    return loaded, session_arguments(options, ClipSession if finds_objects(options.model) else opened)
 
 
 def session_arguments(options: Options, opened: Callable) -> dict[str, Any]:
@@ -97,6 +111,9 @@ def session_arguments(options: Options, opened: Callable) -> dict[str, Any]:
         "--top": ("most", options.top),
         "--min-score": ("min_score", options.min_score),
         "--only": ("categories", options.only or None),
+        "--interval": ("interval", options.interval),
+        "--carry": ("carry", options.carry),
+        "--doubt": ("doubt", options.doubt),
     }
     given = {flag: pair for flag, pair in flags.items() if pair[1] is not None}
     known = inspect.signature(opened).parameters
@@ -107,7 +124,8 @@ def session_arguments(options: Options, opened: Callable) -> dict[str, Any]:
 
 def check_options(options: Options) -> None:
     """Raises `ValueError` for a number without sense, before a model is loaded."""
-    for name, least in (("long_edge", 1), ("short_edge", 1), ("window", 1), ("overlap", 0), ("top", 1), ("memory", 0)):
+    least_of = {"long_edge": 1, "short_edge": 1, "window": 1, "overlap": 0, "top": 1, "memory": 0, "interval": 1}
+    for name, least in least_of.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
@@ -123,9 +141,9 @@ def session_maker(options: Options) -> "Callable[[], Session[LabelFrame]]":
 
 def open_session(options: Options) -> "Session[LabelFrame]":
     """One session of `session_maker`."""
-    from tubelet.weights import check_name, finds_objects
+    from tubelet.weights import check_name, knows_classes
 
-    if finds_objects(check_name(options.model)):
+    if knows_classes(check_name(options.model)):
         raise ValueError(f"{options.model} finds objects by itself; this needs a model that follows given ones")
     return session_maker(options)()
 
@@ -142,10 +160,21 @@ def finder(options: Options) -> "tuple[Callable[[], TrackSession], list[str]]":
     return lambda: loaded.session(**given), names
 
 
+def labeller(options: Options) -> "tuple[Callable[[], Session[LabelFrame]], list[str], UInt8[np.ndarray, '256 3']]":
+    """Loads a model that labels pixels; returns a function that opens a session of it, the names of its classes, and
+    their colours."""
+    from tubelet.data.semantic_classes import colours_of
+
+    loaded, given = open_model(options)
+    names = class_names(options, loaded.classes)
+    return lambda: loaded.session(**given), names, colours_of(names)
+
+
 def class_names(options: Options, count: int) -> list[str]:
     """What the classes of the weights are called: as the file or the user says, or by their number.
 
     Raises `ValueError` if the names asked for are not as many."""
+    from tubelet.data import semantic_classes
     from tubelet.data.classes import COCO, NAMES
     from tubelet.weights import read_metadata
 
@@ -153,8 +182,10 @@ def class_names(options: Options, count: int) -> list[str]:
         said = read_metadata(options.weights).get("classes", "").split()
         if len(said) == count:
             return said
-    known = {**NAMES, "coco": [name.replace(" ", "_") for name in COCO.values()]}
-    name = options.classes or {25: "ovis", 40: "ytvis_2021", 80: "coco"}.get(count)
+    known = {**NAMES, "coco": COCO.values(), **semantic_classes.NAMES}
+    known = {dataset: [name.replace(" ", "_") for name in listed] for dataset, listed in known.items()}
+    usual = {25: "ovis", 40: "ytvis_2021", 80: "coco", 124: "vspw", 19: "cityscapes", 11: "camvid"}
+    name = options.classes or usual.get(count)
     if name is None:
         return [f"class_{i}" for i in range(1, count + 1)]
     if name not in known:
@@ -163,7 +194,7 @@ def class_names(options: Options, count: int) -> list[str]:
         raise ValueError(f"the weights have {count} classes, {name} has {len(known[name])}")
     if options.classes is None and count == 40:
         warnings.warn("the classes are called as in YouTube-VIS 2021; for 2019 say --classes ytvis_2019", stacklevel=2)
-    return list(known[name])
+    return known[name]
 
 
 def nearest(word: str, words: list[str]) -> str:

@@ -8,6 +8,7 @@ def prepare_output(out: Path, *, overwrite: bool) -> None:
     mixed with the new ones."""
     old = [
         *out.glob("masks/*.png"),
+        *out.glob("classes/*.png"),
         *(p for name in ("masks.json", "tracks.json", "overlay.mp4") if (p := out / name).exists()),
     ]
     if old and not overwrite:

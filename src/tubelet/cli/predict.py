@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from tubelet.cli.options import DEFAULTS, Flat, finder, open_session
+from tubelet.cli.options import DEFAULTS, Flat, finder, labeller, open_session
 from tubelet.cli.output import prepare_output
 
 if TYPE_CHECKING:
@@ -24,14 +24,16 @@ def predict(
     on_error: Literal["raise", "stop", "skip"] = "raise",
     overwrite: bool = False,
 ) -> None:
-    """Follow objects through a video from their masks in its first frame, or find and track them.
+    """Follow objects through a video from their masks in its first frame; or find and track them; or label all pixels.
 
     Models that follow write OUT/masks/FRAME.png (one object id per pixel) and OUT/masks.json (COCO RLE); models that
-    find objects write OUT/tracks.json (YouTube-VIS results). Both write OUT/overlay.mp4 and OUT/contact_sheet.png,
-    frame by frame: a run that is stopped leaves the finished frames.
+    find objects write OUT/tracks.json (YouTube-VIS results); models that label pixels write OUT/classes/FRAME.png (a
+    class per pixel). All write OUT/overlay.mp4 and OUT/contact_sheet.png, frame by frame: a run that is stopped leaves
+    the finished frames.
 
         tubelet predict clip.mp4 --mask first.png --out result
         tubelet predict clip.mp4 --model syncvis-r50 --weights FILE --out result
+        tubelet predict clip.mp4 --model mpvss-r50 --weights FILE --out result
 
     Args:
         video: A video file, a folder of images, a quoted glob, a URL, or a camera's index.
@@ -44,29 +46,35 @@ def predict(
         on_error: What to do where the video is damaged.
         overwrite: Replace results that OUT already holds.
     """
-    from tubelet.run import open_video, predict_tracks
+    from tubelet.run import open_video, predict_classes, predict_tracks
     from tubelet.run import predict as follow
-    from tubelet.weights import check_name, finds_objects
+    from tubelet.weights import check_name, finds_objects, knows_classes
 
     if fps is not None and not 0 < fps < 1000:
         raise ValueError(f"--fps is {fps:g}; expected frames per second above 0")
-    if finds_objects(check_name(options.model)):
-        if mask is not None or masks is not None:
-            raise ValueError(f"{options.model} finds objects by itself; leave out --mask and --masks")
-        source = open_video(video, on_error=on_error)
-        new_session, names = finder(options)
-        session = new_session()
+    if knows_classes(check_name(options.model)) and (mask is not None or masks is not None):
+        raise ValueError(f"{options.model} finds objects by itself; leave out --mask and --masks")
+    if not knows_classes(options.model):
+        prompts = given_masks(mask, masks)
+        source, session = open_video(video, on_error=on_error), open_session(options)
         prepare_output(out, overwrite=overwrite)  # last, so that no mistake costs earlier results
+        summary, what = follow(source, session, prompts, out, draw=draw, fps=fps), "objects"
+    elif finds_objects(options.model):
+        source, (new_session, names) = open_video(video, on_error=on_error), finder(options)
+        session = new_session()
+        prepare_output(out, overwrite=overwrite)
         summary, tracks = predict_tracks(source, session, names, out, draw=draw, fps=fps)
+        what = "objects"
         for track in tracks:
             print(f"#{track.id:<4d} {track.score:.3f}  {names[track.category]}")
     else:
-        prompts = given_masks(mask, masks)
-        source, session = open_video(video, on_error=on_error), open_session(options)
+        source, (new_session, names, colours) = open_video(video, on_error=on_error), labeller(options)
+        session = new_session()
         prepare_output(out, overwrite=overwrite)
-        summary = follow(source, session, prompts, out, draw=draw, fps=fps)
+        summary, what = predict_classes(source, session, names, colours, out, draw=draw, fps=fps), "classes"
+        print(", ".join(names[k] for k in summary.objects))
     print(
-        f"{summary.frames} frames, {len(summary.objects)} objects, {options.model}: "
+        f"{summary.frames} frames, {len(summary.objects)} {what}, {options.model}: "
         f"{summary.fps:.1f} frames per second ({summary.seconds:.1f} s with reading and writing)\n{out}"
     )
 

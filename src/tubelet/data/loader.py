@@ -2,11 +2,12 @@
 
 So a run that resumes at step k sees what it would have seen, whatever the number of workers.
 
-A source is a callable that draws everything from the generator it is given. There are two kinds, each with its
+A source is a callable that draws everything from the generator it is given. There are three kinds, each with its
 `collate`, which makes a batch of clips:
 
     rng -> (rgb (T, H, W, 3) uint8, ids (T, H, W) uint8)                              `collate` -> (Clip, Labels)
     rng -> (rgb, masks (N, T, H, W) bool, classes (N,) int64)                   `collate_tubes` -> (Clip, TubeLabels)
+    rng -> (rgb, classes (T, H, W) uint8)                                     `collate_semantic` -> (Clip, TubeLabels)
 
 The sources here are `functools.partial`s of plain functions, so that they also travel to spawned workers."""
 
@@ -20,7 +21,8 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tubelet.data.augment import augment_video, merge, move_image
@@ -44,6 +46,23 @@ def collate(clips: Sequence[RgbIds]) -> tuple[Clip, Labels]:
     """A batch of B clips: images (B, T, 3, H, W) float32 0..1, ids (B, T, H, W) and objects (B,) int64.
 
     Raises `ValueError` if the clips differ in frames or size."""
+    images, ids = _stacked(clips)
+    objects = ids.masked_fill(ids == VOID, 0).flatten(1).amax(1)
+    return Clip(images), Labels(ids, objects)
+
+
+def collate_semantic(clips: Sequence[RgbIds]) -> tuple[Clip, TubeLabels]:
+    """A batch of B clips whose maps hold classes: images (B, T, 3, H, W) float32 0..1, and of each clip the classes
+    (N,) int64 that it shows and where, (N, T, H, W). What is void is in no mask.
+
+    Raises `ValueError` if the clips differ in frames or size."""
+    images, maps = _stacked(clips)
+    classes = [shown[shown != VOID] for shown in (x.unique() for x in maps)]
+    masks = [x == shown[:, None, None, None] for x, shown in zip(maps, classes, strict=True)]
+    return Clip(images), TubeLabels(classes, masks)
+
+
+def _stacked(clips: Sequence[RgbIds]) -> tuple[Float32[Tensor, "B T 3 H W"], Int64[Tensor, "B T H W"]]:
     shapes = {rgb.shape for rgb, _ in clips}
     if len(shapes) > 1:
         raise ValueError(
@@ -51,9 +70,7 @@ def collate(clips: Sequence[RgbIds]) -> tuple[Clip, Labels]:
             "give all sources the same `frames` and `size`"
         )
     images = torch.from_numpy(np.stack([rgb for rgb, _ in clips])).permute(0, 1, 4, 2, 3).float() / 255
-    ids = torch.from_numpy(np.stack([ids for _, ids in clips])).long()
-    objects = ids.masked_fill(ids == VOID, 0).flatten(1).amax(1)
-    return Clip(images.contiguous()), Labels(ids, objects)
+    return images.contiguous(), torch.from_numpy(np.stack([ids for _, ids in clips])).long()
 
 
 def collate_tubes(clips: Sequence[Tubes]) -> tuple[Clip, TubeLabels]:

@@ -43,6 +43,50 @@ def overlay(
     return out
 
 
+def class_overlay(
+    rgb: UInt8[np.ndarray, "H W 3"],
+    labels: UInt8[np.ndarray, "_ _"],
+    names: Sequence[str],
+    colours: UInt8[np.ndarray, "256 3"],
+    *,
+    alpha: float = 0.6,
+    legend: int = 8,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with each class in its colour, void as it is, and a legend of the classes that cover most of it (at
+    most `legend`, as many as find room; 0 for none), the largest on top. New memory.
+
+    Raises `ValueError` if the class map has another size than the picture."""
+    if rgb.shape[:2] != labels.shape:
+        raise ValueError(
+            f"the class map is {labels.shape[1]}x{labels.shape[0]}, the picture {rgb.shape[1]}x{rgb.shape[0]}"
+        )
+    mixed = cv2.addWeighted(rgb, 1 - alpha, colours[labels], alpha, 0)
+    out = cv2.copyTo(mixed, (labels != VOID).astype(np.uint8), rgb.copy())
+    count = np.bincount(labels.ravel(), minlength=VOID)[: len(names)]
+    _legend(out, [(names[int(k)], colours[k]) for k in np.argsort(-count)[:legend] if count[k]])
+    return out
+
+
+def _legend(out: np.ndarray, entries: Sequence[tuple[str, np.ndarray]]) -> None:
+    """A box of text for each entry, from the top left corner down."""
+    scale = max(0.35, min(out.shape[:2]) / 1100)
+    weight = 1 if scale < 0.8 else 2
+    y = 2
+    for text, colour in entries:
+        (w, h), below = cv2.getTextSize(text, FONT, scale, weight)
+        if y + h + below + 4 > out.shape[0]:
+            return
+        box = tuple(map(int, colour))
+        cv2.rectangle(out, (2, y), (w + 6, y + h + below + 3), box, -1)
+        cv2.putText(out, text, (4, y + h + 2), FONT, scale, _ink(colour), weight, cv2.LINE_AA)
+        y += h + below + 5
+
+
+def _ink(colour: np.ndarray) -> tuple[int, int, int]:
+    """Black or white, whichever can be read on a colour."""
+    return (0, 0, 0) if colour @ (0.299, 0.587, 0.114) > 110 else (255, 255, 255)
+
+
 def _objects(labels: np.ndarray) -> Bool[np.ndarray, "H W"]:
     return (labels != BACKGROUND) & (labels != VOID)
 
@@ -76,9 +120,8 @@ def _tag(out: np.ndarray, mask: np.ndarray, text: str, colour: np.ndarray) -> No
     x = int(np.clip(centre - w // 2, 2, max(2, width - w - 3)))
     y = int(np.clip(top - 4, h + 3, max(h + 3, height - below - 2)))  # the text's base line
     box = tuple(map(int, colour))
-    ink = (0, 0, 0) if colour @ (0.299, 0.587, 0.114) > 110 else (255, 255, 255)
     cv2.rectangle(out, (x - 2, y - h - 2), (x + w + 2, y + below), box, -1)
-    cv2.putText(out, text, (x, y), FONT, scale, ink, weight, cv2.LINE_AA)
+    cv2.putText(out, text, (x, y), FONT, scale, _ink(colour), weight, cv2.LINE_AA)
 
 
 def contact_sheet(
