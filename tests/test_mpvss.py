@@ -214,6 +214,16 @@ def test_frozen_parts_still_teach_the_heads_and_the_flow():
     assert learns == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
+def test_a_frozen_encoder_stays_as_it_is_in_use():
+    model = tiny()
+    assert model.train().segmentor.encoder.training
+    model.segmentor.encoder.requires_grad_(False)
+    assert not model.train().segmentor.encoder.training
+    assert model.motion is not None
+    assert model.motion.training
+    assert model.segmentor.decoder.training
+
+
 @pytest.mark.parametrize("style", ["conv{0}.{1}.conv.{2}", "motion.encoder.conv{0}.{1}.conv.{2}", "pytorch"])
 def test_flownet_files_of_two_kinds(style):
     encoder = FlowEncoder()

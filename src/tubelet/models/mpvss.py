@@ -65,8 +65,8 @@ class QueryFlow(nn.Module):
         output: Literal["both", "query", "pixel"] = "both",
     ):
         super().__init__()
-        self.encoder = FlowEncoder()
-        *fine, c4, c5, c6 = self.encoder.channels
+        self.pyramid = FlowEncoder()
+        *fine, c4, c5, c6 = self.pyramid.channels
         self.entrances = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in (c6, c5, c4))
         self.level_embed = nn.Parameter(torch.randn(3, channels))
         self.content = nn.Parameter(torch.randn(queries, channels)) if content == "learned" else None
@@ -94,7 +94,7 @@ class QueryFlow(nn.Module):
     ) -> Float[Tensor, "B _ 2 h8 w8"]:
         """`pair`: the new picture, then the key picture, at half size. Flow (x, y) from the new frame to the key frame
         in pixels of stride 8, for each query (of the `choice`, None: of all), or one for all of them."""
-        finest, fine, *coarse = self.encoder(pair)
+        finest, fine, *coarse = self.pyramid(pair)
         queries, levels = self.decode(queries, coarse[::-1])
         pixel = None if self.pixel is None else self.pixel([*levels, fine, finest])[:, None]
         if self.vectors is None:
@@ -162,8 +162,8 @@ class FlowNetS(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = FlowEncoder()
-        *skips, top = self.encoder.channels
+        self.pyramid = FlowEncoder()
+        *skips, top = self.pyramid.channels
         self.decoder = FlowDecoder(top, tuple(reversed(skips)), (512, 256, 128, 64))
 
     def forward(
@@ -173,7 +173,7 @@ class FlowNetS(nn.Module):
         choice: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "B 1 2 h8 w8"]:
         """As `QueryFlow.forward`."""
-        return self.decoder(self.encoder(pair)[::-1])[:, None]
+        return self.decoder(self.pyramid(pair)[::-1])[:, None]
 
 
 class MPVSS(nn.Module):
@@ -188,6 +188,13 @@ class MPVSS(nn.Module):
     @property
     def classes(self) -> int:
         return self.segmentor.classes
+
+    def train(self, mode: bool = True) -> "MPVSS":
+        """An encoder that learns nothing stays as it is in use: it drops no paths and gathers no statistics."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.segmentor.encoder.parameters()):
+            self.segmentor.encoder.eval()
+        return self
 
     def segment(self, images: Float[Tensor, "B 3 H W"]) -> Key:
         """A key frame, RGB 0..1 of any size."""

@@ -14,7 +14,7 @@ BLOCKS = r"^motion\.decoder\.transformer_(self_attention|ffn)_layers\.(\d+)\."
 FLOWS = {"predict_flow6": 0, "predict_flow5": 1, "predict_flow4": 2, "predict_flow3": 3, "predict_flow": 4}
 STEPS = {"5": 0, "4": 1, "3": 2, "2": 3}
 MOTION = [
-    (r"^motion\.encoder\.conv(\d)\.(\d)\.conv\.", lambda m: f"motion.encoder.stages.{int(m[1]) - 1}.{m[2]}."),
+    (r"^motion\.encoder\.conv(\d)\.(\d)\.conv\.", lambda m: f"motion.pyramid.stages.{int(m[1]) - 1}.{m[2]}."),
     (r"^motion\.decoder\.(predict_flow\d?)\.conv\.", lambda m: f"motion.pixel.predict.{FLOWS[m[1]]}."),
     (r"^motion\.decoder\.upsample_flow(\d)\.conv\.", lambda m: f"motion.pixel.enlarge_flow.{STEPS[m[1]]}."),
     (r"^motion\.decoder\.deconv(\d)\.conv\.", lambda m: f"motion.pixel.enlarge.{STEPS[m[1]]}."),
