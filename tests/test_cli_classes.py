@@ -1,5 +1,6 @@
 """The commands with models that give every pixel a class."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,79 @@ def test_options_that_do_not_fit(tmp_path, extra, says):
     with pytest.raises(ValueError, match=says):
         dispatch(labelling("predict", video_folder(tmp_path / "f"), "--out", tmp_path / "out", *extra))
     assert not (tmp_path / "out" / "classes").exists()
+
+
+def picture(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def make_set(benchmark: str, root: Path, frames: int = 3) -> Path:
+    """One video of noise whose labels are void; returns the folder of its labels."""
+    rng = np.random.default_rng(0)
+    noise, void = rng.integers(0, 255, (frames, 48, 64, 3), np.uint8), np.full((48, 64), 255, np.uint8)
+    if benchmark == "vspw":
+        (root / "data").mkdir(parents=True)
+        (root / "val.txt").write_text("one\n")
+        for t in range(frames):
+            picture(root / f"data/one/origin/{t:08d}.jpg", noise[t])
+            picture(root / f"data/one/mask/{t:08d}.png", void)
+        return root / "data/one/mask"
+    if benchmark == "camvid":
+        for t in range(frames):
+            picture(root / f"val/0016E5_{t:05d}.jpg", noise[t])
+            picture(root / f"valannot/0016E5_{t:05d}.png", np.full_like(void, 11))
+        lines = [f"val/0016E5_{t:05d}.jpg valannot/0016E5_{t:05d}.png\n" for t in range(frames)]
+        (root / "val.txt").write_text("".join(lines))
+        return root / "valannot"
+    for t in range(frames):
+        picture(root / f"leftImg8bit_sequence/val/ulm/ulm_000000_{20 - frames + t:06d}_leftImg8bit.png", noise[t])
+    picture(root / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png", np.zeros_like(void))
+    return root / "gtFine/val/ulm"
+
+
+@pytest.mark.filterwarnings("ignore:mpvss-tiny has random")
+@pytest.mark.parametrize(("benchmark", "classes"), [("vspw", 124), ("cityscapes", 19), ("camvid", 11)])
+def test_eval_predicts_a_set_and_scores_it(benchmark, classes, tmp_path, capsys):
+    """Its own predictions, given as the truth, get full marks; before that there was nothing to score."""
+    from tubelet.data.semantic_classes import CITYSCAPES_TRAIN_IDS
+
+    labels, out = make_set(benchmark, tmp_path / "set"), tmp_path / "out"
+    save(mpvss.build("mpvss-tiny", classes), tmp_path / "w.safetensors")
+    more = ["--length", 3] if benchmark == "cityscapes" else []
+    command = labelling(
+        "eval", benchmark, "--data", tmp_path / "set", "--out", out, *more, weights=tmp_path / "w.safetensors"
+    )
+    dispatch([*command, "--json", str(tmp_path / "before.json")])
+    found = sorted(out.rglob("*.png"))
+    assert len(found) == (1 if benchmark == "cityscapes" else 3)
+    assert "3 frames of 1 videos" in capsys.readouterr().out
+    for path, truth in zip(found, sorted(labels.glob("*.png")), strict=True):
+        ids = np.asarray(Image.open(path))
+        raw = {"vspw": ids + 1, "camvid": ids}.get(benchmark, np.array(CITYSCAPES_TRAIN_IDS, np.uint8)[ids % 19])
+        Image.fromarray(raw.astype(np.uint8)).save(truth)
+    dispatch([*command, "--json", str(tmp_path / "after.json")])
+    before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "after"))
+    assert before["mIoU"] is None
+    assert after["mIoU"] == after["pixel_accuracy"] == 1
+    assert after["classes"] == classes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["camvid", "--model", "aost"], "camvid is for models that label pixels, as mpvss-r50 does; aost does not"),
+        (["davis", "--model", "mpvss-r50"], "davis is for models that follow given objects"),
+        (["camvid", "--model", "mpvss-tiny", "--length", "3"], "--length is for cityscapes"),
+        (["vspw", "--model", "mpvss-tiny"], "val.txt"),
+    ],
+)
+def test_eval_that_does_not_fit(arguments, says, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        dispatch(["eval", *arguments, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_eval_with_another_number_of_classes(tmp_path, weights):
+    make_set("vspw", tmp_path / "set")
+    with pytest.raises(ValueError, match="knows 11 classes but vspw has 124"):
+        dispatch(labelling("eval", "vspw", "--data", tmp_path / "set", "--out", tmp_path / "out", weights=weights))

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tubelet.data.dataset import VideoItem, list_images, read_mask
+from tubelet.data.semantic import SemanticVideo
 from tubelet.models.base import Result, Session, TrackSession
 from tubelet.types import MAX_OBJECT_ID, Frame, LabelFrame, LabelVideo, Prompt, Track, TrackFrame, decode_rle
 from tubelet.video.read import Video, read
@@ -365,6 +366,25 @@ def predict_item(item: VideoItem, session: Session[LabelFrame], folder: Path) ->
             pngs.write(result.labels, frame.name)
             objects |= set(result.objects)
     return Summary(len(item), tuple(sorted(objects)), time.perf_counter() - began, timed.seconds)
+
+
+def label_item(
+    video: SemanticVideo,
+    session: Session[LabelFrame],
+    folder: Path,
+    palette: UInt8[np.ndarray, "256 3"],
+    *,
+    labelled_only: bool = False,
+) -> Summary:
+    """Gives every pixel of a data set's video a class; writes `folder/FRAME.png`, of all frames or of those with
+    labels."""
+    timed, began = Timed(session), time.perf_counter()
+    frames = (video.load_frame(i) for i in range(len(video)))
+    with LabelPngs(folder, palette) as pngs:
+        for frame, result in watch(frames, timed):
+            if frame.index in video.labels or not labelled_only:
+                pngs.write(result.labels, frame.name)
+    return Summary(len(video), (), time.perf_counter() - began, timed.seconds)
 
 
 def open_video(source: str, *, on_error: str) -> Video:
