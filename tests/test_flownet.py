@@ -8,7 +8,7 @@ def test_strides_and_channels():
     with torch.inference_mode():
         maps = FlowEncoder()(torch.randn(1, 6, 64, 128))
     assert [tuple(x.shape[1:]) for x in maps] == [(128, 16, 32), (256, 8, 16), (512, 4, 8), (512, 2, 4), (1024, 1, 2)]
-    assert FlowEncoder.channels == (128, 256, 512, 512, 1024)
+    assert FlowEncoder().channels == (128, 256, 512, 512, 1024)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (61, 35), (240, 428)])

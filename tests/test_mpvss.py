@@ -37,7 +37,7 @@ def test_parameters(name, millions):
 @pytest.mark.parametrize(("motion", "millions"), [("query", 40.08), ("query-learned", 37.56), ("flownet", 38.68)])
 def test_parameters_of_the_flow_modules(motion, millions):
     with torch.device("meta"):
-        module = mpvss.build_motion(motion, queries=100, channels=256, hidden=2048)
+        module = mpvss.build_motion(motion)
     assert module is not None
     assert sum(p.numel() for p in module.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 

@@ -14,15 +14,17 @@ def train(arguments: list[str]) -> None:
 
     tubelet train aost-cpu --run.minutes 90
     """
-    from tubelet.recipes import vis, vos
+    from tubelet.recipes import vis, vos, vss
 
-    recipes = {name: (recipe.about, recipe) for name, recipe in {**vos.RECIPES, **vis.RECIPES}.items()}
+    known = {**vos.RECIPES, **vis.RECIPES, **vss.RECIPES}
+    recipes = {name: (recipe.about, recipe) for name, recipe in known.items()}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in recipes:
         raise ValueError(f"there is no recipe {arguments[0]!r}; {nearest(arguments[0], list(recipes))}")
     description = inspect.cleandoc(train.__doc__ or "")
     recipe = tyro.extras.overridable_config_cli(recipes, args=arguments, prog="tubelet train", description=description)
     name = next(argument for argument in arguments if argument in recipes)
-    folder = vis.run(name, recipe) if isinstance(recipe, vis.VisRecipe) else vos.run(name, recipe)
+    family = next(family for family in (vos, vis, vss) if name in family.RECIPES)
+    folder = family.run(name, recipe)  # pyright: ignore[reportArgumentType]
     print(f"weights in {folder / 'weights.safetensors'}")
 
 

@@ -52,7 +52,7 @@ class Key(NamedTuple):
 
 class QueryFlow(nn.Module):
     """A flow for each query (section 3.3). `content`: flow queries begin as those of the key frame, or as learned ones.
-    `output`: query-based and pixel-wise flow fused (equation 4), or one of them alone."""
+    `output`: query-based and pixel-wise flow fused (equation 4), or one of them alone. `width`: of the encoder."""
 
     def __init__(
         self,
@@ -63,9 +63,10 @@ class QueryFlow(nn.Module):
         stages: int = 3,
         content: Literal["key", "learned"] = "key",
         output: Literal["both", "query", "pixel"] = "both",
+        width: int = 64,
     ):
         super().__init__()
-        self.pyramid = FlowEncoder()
+        self.pyramid = FlowEncoder(width)
         *fine, c4, c5, c6 = self.pyramid.channels
         self.entrances = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in (c6, c5, c4))
         self.level_embed = nn.Parameter(torch.randn(3, channels))
@@ -160,11 +161,11 @@ class Block(nn.Module):
 class FlowNetS(nn.Module):
     """Optical flow, the same for all queries: the baseline of Table 3."""
 
-    def __init__(self):
+    def __init__(self, width: int = 64):
         super().__init__()
-        self.pyramid = FlowEncoder()
+        self.pyramid = FlowEncoder(width)
         *skips, top = self.pyramid.channels
-        self.decoder = FlowDecoder(top, tuple(reversed(skips)), (512, 256, 128, 64))
+        self.decoder = FlowDecoder(top, tuple(reversed(skips)), (8 * width, 4 * width, 2 * width, width))
 
     def forward(
         self,
@@ -275,9 +276,11 @@ def mlp(inward: int, hidden: int, outward: int) -> nn.Sequential:
     )
 
 
-def build_motion(kind: str, *, queries: int, channels: int, hidden: int) -> QueryFlow | FlowNetS | None:
+def build_motion(
+    kind: str, *, queries: int = 100, channels: int = 256, hidden: int = 2048, width: int = 64
+) -> QueryFlow | FlowNetS | None:
     """What estimates flow, by its name, one of `Motion`. Raises `ValueError` for another."""
-    flow = partial(QueryFlow, queries=queries, channels=channels, hidden=hidden)
+    flow = partial(QueryFlow, queries=queries, channels=channels, hidden=hidden, width=width)
     if kind == "query":
         return flow()
     if kind == "query-random":
@@ -287,7 +290,7 @@ def build_motion(kind: str, *, queries: int, channels: int, hidden: int) -> Quer
     if kind == "query-for-pf":
         return flow(output="pixel")
     if kind == "flownet":
-        return FlowNetS()
+        return FlowNetS(width)
     if kind == "none":
         return None
     raise ValueError(f"motion must be one of {', '.join(get_args(Motion))}, got {kind!r}")
@@ -316,7 +319,7 @@ VARIANTS: dict[str, dict] = {
     "mpvss-swin-l": {"encoder": "swin-l"},
     # Ours, to learn in minutes: `recipes/vss.py`, tests.
     "mpvss-tiny": {
-        "encoder": "tiny", "queries": 20, "channels": 64, "layers": 3, "pixel_layers": 2, "hidden": 256,
+        "encoder": "tiny", "queries": 20, "channels": 64, "layers": 3, "pixel_layers": 2, "hidden": 256, "width": 16,
     },
 }  # fmt: skip
 
@@ -330,6 +333,7 @@ def build(
     Raises `KeyError` for a name that is not in `VARIANTS`, `ValueError` for another motion."""
     options = {"queries": 100, "channels": 256, "hidden": 2048, **VARIANTS[name]}
     encoder = mask2former.build_encoder(options.pop("encoder"), frozen_norm=frozen_norm)
+    width = options.pop("width", 64)
     segmentor = Mask2Former(encoder, classes=classes, temporal=False, **options)
     size = {key: options[key] for key in ("queries", "channels", "hidden")}
-    return MPVSS(segmentor, build_motion(motion, **size), grid=grid)
+    return MPVSS(segmentor, build_motion(motion, **size, width=width), grid=grid)

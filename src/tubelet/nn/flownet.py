@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Output channels of the stages, strides 2 to 64; the first is 7x7, the next two 5x5, and from the third on there is one
-# more convolution without stride.
-STAGES = ((64, 7), (128, 5), (256, 5), (512, 3), (512, 3), (1024, 3))
+# Of each stage, strides 2 to 64: its output channels, in widths, and the side of its first kernel; from the third stage
+# on there is one more convolution without stride.
+STAGES = ((1, 7), (2, 5), (4, 5), (8, 3), (8, 3), (16, 3))
 SLOPE = 0.1  # of the leaky ReLU
 
 
@@ -20,14 +20,13 @@ def _doubling(inward: int, outward: int) -> nn.ConvTranspose2d:
 
 
 class FlowEncoder(nn.Module):
-    """The contracting half. Two pictures, the new one first, become five maps."""
+    """The contracting half. Two pictures, the new one first, become five maps. `width`: channels of the first stage."""
 
-    channels = tuple(outward for outward, _ in STAGES[1:])
-
-    def __init__(self):
+    def __init__(self, width: int = 64):
         super().__init__()
+        self.channels = tuple(width * times for times, _ in STAGES[1:])
         self.stages, inward = nn.ModuleList(), 6
-        for i, (outward, kernel) in enumerate(STAGES):
+        for i, (outward, kernel) in enumerate(zip((width, *self.channels), (kernel for _, kernel in STAGES))):
             stage = [_convolution(inward, outward, kernel, 2)]
             if i >= 2:
                 stage.append(_convolution(outward, outward, 3, 1))
