@@ -18,8 +18,10 @@ from tubelet.data.semantic_clips import (
     Colours,
     Shot,
     draw_colours,
+    draw_drift,
     draw_pair,
     draw_shot,
+    drift,
     semantic_source,
 )
 
@@ -254,6 +256,25 @@ def test_sizes_that_differ(tmp_path):
     Image.fromarray(np.zeros((60, 93, 3), np.uint8)).save(video.frames[0])
     with pytest.raises(ValueError, match="but they are 93x60, 93x61"):
         semantic_source([video])(generator(0))
+
+
+def test_a_pair_from_one_frame_moves_smoothly_and_its_labels_with_it(tmp_path):
+    """Where the motion says a pixel was, there are its colour and its class; what comes from outside is void."""
+    video = make(tmp_path, labelled=[3])
+    source = semantic_source([video], size=(61, 93), short_edges=(61,), still=1.0, **PLAIN)
+    rgb, classes = source(generator(1))
+    np.testing.assert_array_equal(rgb[0], video.rgb(3))
+    np.testing.assert_array_equal(classes[0], video.classes(3))
+    assert (rgb[1] != rgb[0]).any()
+    before = draw_drift(generator(2), (61, 93))
+    assert np.abs(np.diff(before[..., 0], axis=1) - 1).max() < 0.6  # no folds
+    noise = np.random.default_rng(0).integers(0, 11, (61, 93)).astype(np.uint8)
+    _, moved = drift(np.zeros((61, 93, 3), np.uint8), noise, before)
+    column, row = np.rint(before[..., 0]).astype(int), np.rint(before[..., 1]).astype(int)
+    inside = (column >= 1) & (column < 92) & (row >= 1) & (row < 60)
+    same = moved == noise[row.clip(0, 60), column.clip(0, 92)]
+    assert same[inside].mean() > 0.95  # OpenCV rounds to a 32nd of a pixel
+    assert (moved[(before[..., 0] < -1) | (before[..., 1] < -1)] == 255).all()
 
 
 def test_streams(tmp_path):

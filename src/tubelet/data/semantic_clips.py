@@ -13,7 +13,7 @@ from functools import partial
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from tubelet.data.loader import RgbIds, Source
@@ -155,6 +155,34 @@ def draw_shot(
     return Shot(scaled, (top, left, height, width), size, bool(rng.random() < flip), colours)
 
 
+# ---- a pair from one frame
+
+
+def draw_drift(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "H W 2"]:
+    """A smooth motion for frames of (height, width) `size`: where (x, y) each pixel was before.
+
+    Zoom within 12 %, a turn within 3 degrees, a shift within 6 %, as of a camera; on top of it displacements that
+    change over a quarter of the picture, of about 1.5 % of its size, as of things at different depths."""
+    h, w = size
+    zoom, turn = rng.uniform(0.88, 1.12), np.deg2rad(rng.uniform(-3, 3))
+    shift = rng.uniform(-0.06, 0.06, 2) * (w, h)
+    bumps = rng.normal(0, 0.015, (5, 5, 2)).astype(np.float32)
+    x, y = np.meshgrid(np.arange(w) - (w - 1) / 2, np.arange(h) - (h - 1) / 2)
+    c, s = zoom * np.cos(turn), zoom * np.sin(turn)
+    before = np.stack((c * x - s * y + (w - 1) / 2 + shift[0], s * x + c * y + (h - 1) / 2 + shift[1]), 2)
+    return (before + cv2.resize(bumps, (w, h), interpolation=cv2.INTER_CUBIC) * (w, h)).astype(np.float32)
+
+
+def drift(
+    rgb: UInt8[np.ndarray, "H W 3"], classes: UInt8[np.ndarray, "H W"], before: Float32[np.ndarray, "H W 2"]
+) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+    """A frame and its classes after a motion; what comes in from outside repeats the border and is void."""
+    x, y = before[..., 0], before[..., 1]
+    picture = cv2.remap(rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.remap(classes, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(VOID,))
+    return picture.astype(np.uint8), moved.astype(np.uint8)
+
+
 # ---- sources
 
 
@@ -170,29 +198,34 @@ def semantic_source(
     colour: bool = True,
     flip: float = 0.5,
     by_frames: bool = False,
+    still: float = 0.0,
 ) -> Source:
     """Clips of one labelled frame (`frames` 1) or of a key frame and a later labelled one (2), (H, W) `size`, for a
     stream with `collate=collate_semantic`.
 
     Videos are drawn with equal chance, or `by_frames` in proportion to their labelled frames. Pairs are drawn by
-    `draw_pair` (`reach`, `span`), sizes, crops and colours by `draw_shot`. Videos without a labelled frame, or for
-    pairs without two frames near enough (those of one frame among them), are left out. A crop may hold void alone.
+    `draw_pair` (`reach`, `span`), sizes, crops and colours by `draw_shot`. `still` is for data whose frames are far
+    apart: this share of the pairs is a labelled frame, and the same after a motion of `draw_drift`. Videos without a
+    labelled frame, or for pairs without two frames near enough (those of one frame among them), are left out. A crop
+    may hold void alone.
 
     Raises `ValueError` if no video is left or a number makes no sense. The source raises what reading the files
     raises, and `ValueError` for frames or labels of different sizes."""
-    if frames not in (1, 2) or reach < 1 or min(*size, *short_edges, long_edge) < 1 or not 0 <= flip <= 1:
+    shares = 0 <= flip <= 1 and 0 <= still <= 1
+    if frames not in (1, 2) or reach < 1 or min(*size, *short_edges, long_edge) < 1 or not shares:
         raise ValueError(
-            f"a clip needs frames 1 or 2, reach, sizes and edges of 1 or more and flip 0..1; got frames={frames}, "
-            f"reach={reach}, size={size}, short_edges={tuple(short_edges)}, long_edge={long_edge}, flip={flip}"
+            f"a clip needs frames 1 or 2, reach, sizes and edges of 1 or more, flip and still 0..1; got {frames=}, "
+            f"{reach=}, {size=}, short_edges={tuple(short_edges)}, {long_edge=}, {flip=}, {still=}"
         )
     pair = {"reach": reach, "span": span} if frames == 2 else None
-    usable = [video for video in videos if _usable(video, pair)]
+    usable = [video for video in videos if _usable(video, pair if still < 1 else None)]
     if not usable:
         wanted = "a labelled frame" if pair is None else f"a labelled frame that another comes before within {pair}"
         raise ValueError(f"none of the {len(videos)} videos has {wanted}, so no clip can be drawn")
     weights = np.array([len(video.labels) if by_frames else 1 for video in usable], float)
     camera = {"short_edges": tuple(short_edges), "long_edge": long_edge, "colour": colour, "flip": flip}
-    return partial(_draw, videos=usable, shares=weights / weights.sum(), pair=pair, size=size, camera=camera)
+    chance = {"shares": weights / weights.sum(), "still": still}
+    return partial(_draw, videos=usable, **chance, pair=pair, size=size, camera=camera)
 
 
 def _usable(video: SemanticVideo, pair: dict | None) -> bool:
@@ -201,9 +234,10 @@ def _usable(video: SemanticVideo, pair: dict | None) -> bool:
     return any(s < t for t in video.labels for s in partners(video, t, **pair))
 
 
-def _draw(rng: np.random.Generator, *, videos, shares, pair, size, camera) -> RgbIds:
+def _draw(rng: np.random.Generator, *, videos, shares, pair, still, size, camera) -> RgbIds:
     video = videos[rng.choice(len(videos), p=shares)]
-    if pair is None:
+    moved = pair is not None and still > 0 and rng.random() < still
+    if pair is None or moved:
         labelled = sorted(video.labels)
         indices = (labelled[int(rng.integers(len(labelled)))],)
     else:
@@ -212,6 +246,10 @@ def _draw(rng: np.random.Generator, *, videos, shares, pair, size, camera) -> Rg
     pictures = [video.rgb(t) for t in indices]
     maps = [video.classes(t) if t in video.labels else np.full_like(pictures[0][..., 0], VOID) for t in indices]
     _check_sizes(video, indices, [array.shape[:2] for array in (*pictures, *maps)])
+    if moved:
+        picture, classes = drift(pictures[0], maps[0], draw_drift(rng, maps[0].shape))
+        pictures.append(picture)
+        maps.append(classes)
     shot = draw_shot(rng, pictures[0].shape[:2], size, **camera)
     return np.stack([shot.picture(rgb) for rgb in pictures]), np.stack([shot.classes(classes) for classes in maps])
 

@@ -35,6 +35,8 @@ class Data:
     """The two frames of a pair are at most so many listed frames apart."""
     span: int | None = None
     """And at most so many frames of the video that they were taken from."""
+    still: float = 0.0
+    """This share of the pairs is one frame, and the same after a smooth motion: for data whose frames are far apart."""
     vipseg: Path | None = None
     """VIPSeg besides VSPW, whose classes it has; drawn with `vipseg_share`."""
     vipseg_share: float = 0.5
@@ -143,6 +145,7 @@ def sources(recipe: VssRecipe) -> "list[tuple[Source, float]]":
         span=data.span,
         short_edges=data.short_edges,
         long_edge=data.long_edge,
+        still=data.still,
     )
     found = [(clips(videos(data.dataset, data.root, data.split)), 1.0)]
     if data.vipseg is not None:
