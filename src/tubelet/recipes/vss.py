@@ -5,7 +5,7 @@ all of it but its heads, and learns the flow on pairs of frames. Hardware, time 
 reproduced by us. The `*-camvid` recipes are small enough for a CPU.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -227,6 +227,17 @@ def _papers(backbone: str) -> dict[str, VssRecipe]:
 
 
 CAMVID = Data(dataset="camvid", size=(288, 352), short_edges=(240, 288, 360, 432, 504), long_edge=1000)
+CAMVID_PAIRS = replace(CAMVID, reach=1, span=31, still=0.7)  # the training frames are a second apart
 RECIPES: dict[str, VssRecipe] = {
     **{name: recipe for backbone in TABLE for name, recipe in _papers(backbone).items()},
-}
+    "mask2former-camvid": VssRecipe(
+        "mpvss-tiny", motion="none", learns="all", steps=3_000, batch=4, lr=5e-4, encoder_lr_scale=1.0, clip_norm=1.0,
+        warmup=0.02, points=3136, ema_share=0.05, scratch=True, precision="no", data=CAMVID,
+        about="Stage 1 on CamVid, from random weights.",
+    ),
+    "mpvss-camvid": VssRecipe(
+        "mpvss-tiny", steps=2_000, batch=4, lr=5e-4, encoder_lr_scale=1.0, clip_norm=1.0, warmup=0.02, points=3136,
+        ema_share=0.05, precision="no", data=CAMVID_PAIRS,
+        about="Stage 2 on CamVid; `--weights` of mask2former-camvid to start from.",
+    ),
+}  # fmt: skip
