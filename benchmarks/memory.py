@@ -3,6 +3,7 @@
 OMP_NUM_THREADS=1 python benchmarks/memory.py
 OMP_NUM_THREADS=1 python benchmarks/memory.py --model aost --frames 5000
 OMP_NUM_THREADS=1 python benchmarks/memory.py --model syncvis-tiny --window 8
+OMP_NUM_THREADS=1 python benchmarks/memory.py --model mpvss-tiny
 OMP_NUM_THREADS=1 python benchmarks/memory.py --model syncvis-r50 --size 360 640 --frames 100 --window 0    # as a whole
 """
 
@@ -19,7 +20,7 @@ import torch
 from tubelet.data.synthetic import make_clip
 from tubelet.models.base import Session
 from tubelet.types import Frame, Prompt
-from tubelet.weights import build, finds_objects
+from tubelet.weights import build, finds_objects, knows_classes, labels_pixels
 
 FROM, LIMIT = 200, 50  # growth is counted from this frame on, and should stay under so many MB
 
@@ -37,6 +38,9 @@ def open_session(args: argparse.Namespace) -> tuple[Session, str, Callable[[], i
         whole = {"window": 10**9, "overlap": 0}
         live = model.session(short_edge=min(args.size), **({"window": args.window} if args.window else whole))
         return live, f"windows of {args.window or 'all'} frames", lambda: len(live.clip)
+    if labels_pixels(args.model):
+        live = model.session(short_edge=min(args.size), long_edge=max(args.size))
+        return live, "one key frame", lambda: live.key is not None
     live = model.session(max_memory=args.max_memory or None)
     groups = live.views[0].groups
     return live, f"{args.max_memory or 'all'} long-term frames", lambda: len(groups[0].long[0].given)
@@ -60,7 +64,7 @@ def main() -> None:
     print(f"{'frame':>6} {'resident MB':>12} {'since ' + str(first):>10} {'held':>10} {'ms/frame':>9}")
     at_start, last, start = 0.0, 0, time.process_time()
     for t, rgb in enumerate(islice(there_and_back, args.frames + 1)):
-        session.feed(Frame(rgb, t), Prompt(truth[0]) if t == 0 and not finds_objects(args.model) else None)
+        session.feed(Frame(rgb, t), Prompt(truth[0]) if t == 0 and not knows_classes(args.model) else None)
         if t not in report:
             continue
         memory, pace = resident(), 1e3 * (time.process_time() - start) / (t - last)
