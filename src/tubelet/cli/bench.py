@@ -2,9 +2,20 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from tubelet.cli.options import DEFAULT_MODEL, DEFAULTS, Flat, Options, finder, open_session
+from tubelet.cli.options import (
+    DEFAULT_MODEL,
+    DEFAULTS,
+    Flat,
+    Options,
+    check_options,
+    finder,
+    labeller,
+    nearest,
+    open_session,
+)
 from tubelet.cli.output import prepare_output
 
 
@@ -13,32 +24,89 @@ def bench(
     size: str = "480x854",
     objects: int = 3,
     frames: int = 10,
+    flops: bool = False,
 ) -> None:
-    """Measure frames per second and peak memory of a model on a generated clip.
+    """Measure frames per second and peak memory of a model on a generated clip, or count its operations.
 
         tubelet bench --model aot-t --size 480x854 --objects 3
+        tubelet bench --model mpvss-r50 --size 480x853 --flops
 
-    The first frame, whose masks are given, is not timed; reading and writing are not part of it. Speed does not depend
-    on the weights, so a model without any is measured with random ones.
+    The first frame, whose masks are given, is not timed; reading and writing are not part of it. Of models with key
+    frames, those and the frames between are timed apart. Speed does not depend on the weights, so a model without any
+    is measured with random ones.
 
     Args:
         size: Height x width of the frames.
-        objects: How many objects are followed, 1 to 254; models that find objects take no notice.
+        objects: How many objects are followed, 1 to 254; models that find objects or label pixels take no notice.
         frames: Frames to time.
+        flops: MPVSS: count operations instead (a multiplication and its addition are one), of a key frame, of a frame
+            between, and on average over 15 frames, with --size as the model sees a frame. Needs tubelet[flops].
     """
-    from tubelet.metrics.speed import measure, measure_finding, parse_size
-    from tubelet.weights import check_name, finds_objects, shipped
+    from tubelet.metrics.speed import measure, measure_finding, measure_labelling, parse_size
+    from tubelet.weights import check_name, finds_objects, labels_pixels, shipped
 
     height, width = parse_size(size)
+    if flops:
+        print(flops_table(options, (height, width)))
+        return
     if options.weights is None and check_name(options.model) != "dis-flow" and shipped(options.model) is None:
         options = replace(options, weights=Path("random"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if finds_objects(options.model):
             speed, what = measure_finding(finder(options)[0](), (height, width), frames), "its own objects"
+        elif labels_pixels(options.model):
+            opened, names, _ = labeller(options)
+            speed, what = measure_labelling(opened, (height, width), frames), f"{len(names)} classes"
         else:
             speed, what = measure(open_session(options), (height, width), objects, frames), f"{objects} objects"
     print(f"{options.model}, {height}x{width}, {what}, {options.precision}\n{speed}")
+
+
+def flops_table(options: Options, size: tuple[int, int]) -> str:
+    """What `bench --flops` prints: the operations of MPVSS as the paper counts them, and as they are done here.
+
+    Raises `ValueError` for another model, or for options under which frames between key frames cost something else."""
+    from tubelet.metrics.flops import hollow, mpvss_flops
+    from tubelet.weights import build, check_name, labels_pixels
+
+    check_options(options)
+    if not labels_pixels(check_name(options.model)):
+        raise ValueError(f"--flops is for MPVSS, whose frames do not all cost the same; {options.model} is not of it")
+    if options.carry not in (None, "flow") or options.doubt is not None:
+        raise ValueError("--flops counts masks carried along flow at fixed intervals; leave out --carry and --doubt")
+    interval = options.interval or 5
+    classes, motion = classes_and_motion(options)
+    # The paper counts the batch norms, which are folded into the convolutions here; frozen ones have no parameters.
+    make = partial(build, options.model, classes, motion=motion)
+    theirs, ours = hollow(partial(make, frozen_norm=False)), hollow(make)
+    rows = [("as the paper counts", mpvss_flops(theirs, size)), ("as done here", mpvss_flops(ours, size, plain=False))]
+    parameters = sum(x.numel() for x in theirs.parameters()) / 1e6
+    lines = [
+        f"{options.model}, {size[0]}x{size[1]}, {theirs.classes} classes, {parameters:.1f} M parameters",
+        f"{'billions of operations':23s}{'key frame':>12s}{'between':>12s}{f'average at {interval}':>16s}",
+    ]
+    for title, flops in rows:
+        key, other, average = (n / 1e9 for n in (flops.key.total, flops.other.total, flops.average(interval)))
+        lines.append(f"{title:23s}{key:12.1f}{other:12.1f}{average:16.1f}")
+    return "\n".join(lines)
+
+
+def classes_and_motion(options: Options) -> tuple[int | None, str]:
+    """How many classes an MPVSS has (None: as many as the variant), and what it estimates flow with: as the weights
+    say if there are any, or else `--classes`."""
+    from tubelet.data.semantic_classes import NAMES
+    from tubelet.models.mpvss import motion_of
+    from tubelet.weights import classes_of, our_state, read_state
+
+    if options.weights is not None and str(options.weights) != "random":
+        state = read_state(options.weights)
+        return classes_of(state), motion_of(our_state(state))
+    if options.classes is None:
+        return None, "query"
+    if options.classes not in NAMES:
+        raise ValueError(f"there are no classes called {options.classes!r}; {nearest(options.classes, list(NAMES))}")
+    return len(NAMES[options.classes]), "query"
 
 
 def demo(
