@@ -238,9 +238,10 @@ def run(name: str, recipe: VisRecipe) -> Path:
     )
 
 
-def _syncvis(backbone: str, classes: str, about: str) -> VisRecipe:
+def _syncvis(backbone: str, classes: str) -> VisRecipe:
     """The settings of the authors' files; where they have none (2022, OVIS), those of VITA, which theirs build on."""
     first = backbone == "r50" and classes == "ytvis_2019"
+    ap = "51.5 AP on YouTube-VIS 2019 (the paper's)." if first else "The paper gives no AP on this host."
     steps, drops = {
         "ytvis_2019": (70_000, (37_500,)) if first else (140_000, (75_000,)),
         "ovis": (150_000, (50_000, 125_000)),
@@ -258,7 +259,7 @@ def _syncvis(backbone: str, classes: str, about: str) -> VisRecipe:
             reach=20 if classes == "ytvis_2019" else 8,
             ytvis_share={"ytvis_2019": 0.75, "ovis": 0.25}.get(classes, 0.8),
         ),
-        about=f"{about} 8 clips a step: 4 A100 (80 GB), 1.5 days for Swin-L (the paper's). Not run by us.",
+        about=f"{ap} 8 clips a step: 4 A100 (80 GB), 1.5 days for Swin-L (the paper's). Not run by us.",
     )  # fmt: skip
 
 
@@ -278,23 +279,19 @@ RECIPES: dict[str, VisRecipe] = {
     # For the other backbones say `--model mask2former-vis-swin-t`, and so on.
     "mask2former-vis-2019": _mask2former("2019", 6_000, 4_000, "46.4"),
     "mask2former-vis-2021": _mask2former("2021", 8_000, 5_500, "40.6"),
-    "syncvis-r50-2019": _syncvis("r50", "ytvis_2019", "51.5 AP on YouTube-VIS 2019 (the paper's)."),
-    "syncvis-r101-2019": _syncvis("r101", "ytvis_2019", "The paper gives no AP on this host."),
-    "syncvis-swin-l-2019": _syncvis("swin-l", "ytvis_2019", "The paper gives no AP on this host."),
-    "syncvis-r50-2021": _syncvis("r50", "ytvis_2021", "The paper gives no AP on this host."),
-    "syncvis-r101-2021": _syncvis("r101", "ytvis_2021", "The paper gives no AP on this host."),
-    "syncvis-swin-l-2021": _syncvis("swin-l", "ytvis_2021", "The paper gives no AP on this host."),
-    "syncvis-swin-l-2022": _syncvis("swin-l", "ytvis_2022", "The paper gives no AP on this host."),
-    "syncvis-r50-ovis": _syncvis("r50", "ovis", "The paper gives no AP on this host."),
-    "syncvis-swin-l-ovis": _syncvis("swin-l", "ovis", "The paper gives no AP on this host."),
+    **{
+        f"syncvis-{backbone}-{name}": _syncvis(backbone, classes)
+        for name, classes in (("2019", "ytvis_2019"), ("2021", "ytvis_2021"), ("2022", "ytvis_2022"), ("ovis", "ovis"))
+        for backbone in ("r50", "r101", "swin-l")
+    },
     "mask2former-tiny-shapes": VisRecipe(
-        "mask2former-vis-tiny", steps=3_000, decay_at=(2_500,), batch=16, frames=1, warmup=50, lr=1e-3,
+        "mask2former-vis-tiny", steps=6_000, decay_at=(5_000,), batch=16, frames=1, warmup=50, lr=1e-3,
         encoder_lr_scale=1.0, clip_norm=1.0, ema_share=0.05, points=784, scratch=True, precision="no",
-        data=Data(classes="shapes", shapes=1.0), validation=Validation(every=1_000),
-        about="Single images of shapes from random weights: what COCO is to the others. Half an hour on a CPU core.",
+        data=Data(classes="shapes", shapes=1.0), validation=Validation(every=2_000),
+        about="Single images of shapes from random weights: what COCO is to the others. 45 minutes on a CPU core.",
     ),
     "syncvis-tiny-shapes": VisRecipe(
-        "syncvis-tiny", steps=1_200, decay_at=(1_000,), batch=4, frames=5, warmup=50, lr=5e-4,
+        "syncvis-tiny", steps=800, decay_at=(650,), batch=4, frames=5, warmup=50, lr=5e-4,
         encoder_lr_scale=1.0, clip_norm=1.0, ema_share=0.05, subclip=3, points=784, scratch=True, precision="no",
         data=Data(classes="shapes", shapes=1.0, shapes_objects=(1, 3), shapes_pace=2.0),
         validation=Validation(every=400),
