@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tubelet.models import mpvss
-from tubelet.models.key_frames import dis_flow, label_map, relevant
+from tubelet.models.key_frames import can_win, dis_flow, label_map, relevant
 from tubelet.models.mpvss import MPVSS, class_scores, picture
 from tubelet.nn.warp import warp
 from tubelet.types import Frame, LabelFrame, Prompt
@@ -90,7 +90,7 @@ def test_dis_flow_leads_back():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("size", [(64, 96), (37, 50), (100, 151), (128, 192)])
+@pytest.mark.parametrize("size", [(61, 91), (37, 50), (100, 151), (128, 192)])
 def test_the_label_map_in_bands_is_that_of_all_scores_at_once(size, monkeypatch):
     """Enlarged by four, scored, cut, brought to the frame's size, then the best: as written plainly."""
     logits, masks = 3 * torch.randn(6, 5), 4 * torch.randn(6, 16, 32)
@@ -98,11 +98,26 @@ def test_the_label_map_in_bands_is_that_of_all_scores_at_once(size, monkeypatch)
     enlarged = logits_to_frame(masks, (64, 128), align_corners=False)
     scores = class_scores(logits, enlarged)[:, :61, :91]
     plain = logits_to_frame(scores, size, align_corners=False)
-    for values in (10**9, 4 * 4 * size[1] * 7):
-        monkeypatch.setattr("tubelet.models.key_frames.TILE_VALUES", values)
+    for rows, few in ((1000, 1), (64, 8), (7, 2)):
+        monkeypatch.setattr("tubelet.models.key_frames.BAND", rows)
+        monkeypatch.setattr("tubelet.models.key_frames.FEW", few)
         found = torch.from_numpy(label_map(logits, masks, model_size, size)).long()
         lost = plain.amax(0) - plain.gather(0, found[None])[0]
         assert lost.max() < 1e-5  # another class only where two are equally good
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(1, 9), (2, 2), (9, 12)])
+def test_classes_that_cannot_win_never_do(size):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        scores = torch.rand(12, *size, generator=generator) * torch.rand(12, 1, 1, generator=generator) ** 4
+        winners = logits_to_frame(scores, (41, 57), align_corners=False).argmax(0).unique()
+        few = can_win(scores)
+        assert set(winners.tolist()) <= set(few.tolist())
+    if size == (9, 12):
+        scores[0] += 1
+        assert can_win(scores).tolist() == [0]
 
 
 @torch.inference_mode()

@@ -18,11 +18,13 @@ from tubelet.models.base import Session, check_input, precision
 from tubelet.models.mpvss import MEAN, MPVSS, Key, class_scores, picture
 from tubelet.nn.warp import resize_flow, warp
 from tubelet.types import Frame, LabelFrame, Prompt
-from tubelet.video.resize import TILE_VALUES, band_to_frame, short_edge_size, winner
+from tubelet.video.resize import band_to_frame, rows_of_band, short_edge_size, winner
 
 Carry = Literal["flow", "copy", "dis"]
 SAVED = 3  # key frames that an adaptive session may have saved up
 LONGEST = 4  # an adaptive session takes a key frame after so many intervals at the latest
+BAND = 64  # rows of a frame whose classes are scored together
+FEW = 8  # classes that are scored first
 NOTICEABLE = 0.08  # a difference of colour, 0..1, that flow does not explain
 
 
@@ -193,23 +195,54 @@ def label_map(
     """The class with the highest score at every pixel of a frame of `size` (H, W), seen by the model at `model_size`
     plus padding: masks enlarged, scored, cut, and the scores brought to the frame's size.
 
-    In bands of rows, so that the scores of all classes never stand at full size."""
+    In bands of rows, so that the scores of all classes never stand at full size, and of the classes that can win there
+    alone."""
     h, w = model_size
-    padded = (4 * mask_logits.shape[1], 4 * mask_logits.shape[2])
 
-    def masks(first: int, last: int) -> Tensor:
-        return mask_logits[:, first:last]
+    def band_of_classes(band: range) -> Tensor:
+        if size == model_size:
+            return best_classes(class_logits, enlarged(mask_logits, band)[:, :, :w])
+        seen = rows_of_band(h, size[0], band, align_corners=False)
+        scores = class_scores(class_logits, enlarged(mask_logits, seen)[:, :, :w])
+        few = can_win(scores)
+        found = band_to_frame(lambda first, last: scores[few], h, size, band, align_corners=False)
+        return few[winner(found).long()].to(torch.uint8)
 
-    def scores(first: int, last: int) -> Tensor:
-        rows = range(first, last)
-        enlarged = band_to_frame(masks, mask_logits.shape[1], padded, rows, align_corners=False)
-        return class_scores(class_logits, enlarged[:, :, :w])
+    bands = [range(top, min(top + BAND, size[0])) for top in range(0, size[0], BAND)]
+    return torch.cat([band_of_classes(band) for band in bands]).cpu().numpy()
 
-    classes = class_logits.shape[1] - 1
-    rows = max(1, TILE_VALUES // 4 // (classes * size[1]))
-    bands = [range(top, min(top + rows, size[0])) for top in range(0, size[0], rows)]
-    if size == model_size:
-        found = [winner(scores(band.start, band.stop)) for band in bands]
-    else:
-        found = [winner(band_to_frame(scores, h, size, band, align_corners=False)) for band in bands]
-    return torch.cat(found).cpu().numpy()
+
+def enlarged(mask_logits: Float[Tensor, "n h4 w4"], rows: range) -> Float[Tensor, "n _ W"]:
+    """These rows of masks enlarged by four."""
+    top, bottom = max(rows.start // 4 - 1, 0), -(-rows.stop // 4) + 1  # with a neighbour on both sides
+    part = F.interpolate(mask_logits[None, :, top:bottom], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    return part[:, rows.start - 4 * top : rows.stop - 4 * top]
+
+
+def best_classes(class_logits: Float[Tensor, "n K1"], mask_logits: Float[Tensor, "n h w"]) -> UInt8[Tensor, "h w"]:
+    """The class with the highest score at each place.
+
+    The few that reach highest anywhere are scored first; of the others, those alone that reach the lowest of the best
+    scores found so."""
+    probability = class_logits.softmax(1)[:, :-1]
+    inside = mask_logits.sigmoid().flatten(1)
+    reach = inside.amax(1) @ probability  # no class has a higher score than this
+    few = reach.topk(min(FEW, len(reach))).indices
+    best, which = (probability[:, few].T @ inside).max(0)
+    found, others = few[which], reach > best.min()
+    others[few] = False
+    if rest := others.nonzero()[:, 0].tolist():
+        better, which = (probability[:, rest].T @ inside).max(0)
+        found = torch.where(better > best, which.new_tensor(rest)[which], found)
+    return found.to(torch.uint8).unflatten(0, mask_logits.shape[1:])
+
+
+def can_win(scores: Float[Tensor, "K h w"]) -> Int[Tensor, " k"]:
+    """The classes that may have the highest score somewhere, once the scores are enlarged.
+
+    An enlarged score lies between those of the four places around it. So among any four neighbours some class keeps at
+    least the largest of the classes' smallest scores there, and a class that is below that everywhere never wins."""
+    if min(scores.shape[1:]) < 2:
+        return torch.arange(len(scores), device=scores.device)
+    least = -F.max_pool2d(-scores, 2, stride=1)
+    return (scores.amax((1, 2)) >= least.amax(0).min()).nonzero()[:, 0]

@@ -123,14 +123,20 @@ def band_to_frame(
     align_corners: bool,
 ) -> Float32[Tensor, "C _ W"]:
     """The rows `band` of `logits_to_frame(logits, size)`, where `take(first, last)` makes the rows first .. last - 1 of
-    the h that the logits have: only what the band looks at is ever made."""
+    the h that the logits have: only what the band looks at (`rows_of_band`) is ever made."""
     upper, lower, share = _source_rows(h, size[0], align_corners)
     upper, lower, share = (x[band.start : band.stop] for x in (upper, lower, share))
-    first, last = int(upper[0]), int(lower[-1])
+    seen = rows_of_band(h, size[0], band, align_corners=align_corners)
     # the columns by torch itself; the rows by hand, since torch knows no offset
-    wide = logits_to_frame(take(first, last + 1), (last - first + 1, size[1]), align_corners=align_corners)
-    upper, lower, share = (x.to(wide.device) for x in (upper - first, lower - first, share[:, None]))
+    wide = logits_to_frame(take(seen.start, seen.stop), (len(seen), size[1]), align_corners=align_corners)
+    upper, lower, share = (x.to(wide.device) for x in (upper - seen.start, lower - seen.start, share[:, None]))
     return wide[:, upper] * (1 - share) + wide[:, lower] * share
+
+
+def rows_of_band(h: int, height: int, band: range, *, align_corners: bool) -> range:
+    """The rows of h that a band of rows of `height` is interpolated from."""
+    upper, lower, _ = _source_rows(h, height, align_corners)
+    return range(int(upper[band.start]), int(lower[band.stop - 1]) + 1)
 
 
 def _source_rows(
