@@ -57,6 +57,12 @@ def test_key_frames_are_those_of_the_model_alone_and_interval_one_is_per_frame()
     assert all(np.array_equal(a, b) for a, b in zip(single, alone, strict=True))
 
 
+def test_a_segmentor_alone_sees_every_frame_unless_masks_are_carried_without_it():
+    assert run(tiny("none"), frames(3))[1] == 3
+    assert run(tiny("none"), frames(6), carry="copy")[1] == 2
+    assert run(tiny(), frames(6))[1] == 2
+
+
 def test_an_interval_longer_than_the_video_has_one_key_frame():
     assert run(tiny(), frames(3), interval=100)[1] == 1
 
@@ -201,7 +207,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="one of flow, copy, dis, got 'flo'"):
         model.session(carry="flo")
     with pytest.raises(ValueError, match="estimates no flow"):
-        tiny("none").session()
+        tiny("none").session(interval=2)
     with pytest.raises(ValueError, match="a share of the picture"):
         model.session(doubt=2.0)
     with pytest.raises(ValueError, match="training mode"):

@@ -59,7 +59,7 @@ class Options:
     """What the classes of the weights are called, if they do not say: ytvis_2019, ytvis_2021, ovis or coco; vspw,
     cityscapes or camvid."""
     interval: int | None = None
-    """MPVSS: every so many frames goes through the segmentor, 5 by default; 1 for each of them."""
+    """MPVSS: every so many frames goes through the segmentor, 5 by default; 1 for each of them, as without flow."""
     carry: Literal["flow", "copy", "dis"] | None = None
     """MPVSS: how the frames between get their masks: along the model's flow, as they were, or along classical flow."""
     doubt: float | None = None

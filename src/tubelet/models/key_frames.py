@@ -29,8 +29,9 @@ NOTICEABLE = 0.08  # a difference of colour, 0..1, that flow does not explain
 
 
 class KeyFrameSession(Session[LabelFrame]):
-    """`interval`: every so many frames is a key frame; 1 segments each frame by itself. `carry`: how the frames between
-    get their masks: along the model's own flow, along DIS flow (Kroeger et al., 2016; no training), or as they were.
+    """`interval`: every so many frames is a key frame; 1 segments each frame by itself; None is 5, or 1 where masks are
+    to be carried along flow that the model does not estimate. `carry`: how the frames between get theirs: along the
+    model's own flow, along DIS flow (Kroeger et al., 2016; no training), or as they were.
     `short_edge`, `long_edge`: frames are brought to this size (enlarged too; 1024 and 2048 for Cityscapes).
 
     `tolerance`: masks that together can change no class's score by more than this, 0..1, at any pixel are left out,
@@ -48,7 +49,7 @@ class KeyFrameSession(Session[LabelFrame]):
         self,
         model: MPVSS,
         *,
-        interval: int = 5,
+        interval: int | None = None,
         carry: str = "flow",
         short_edge: int = 480,
         long_edge: int = 853,
@@ -56,6 +57,8 @@ class KeyFrameSession(Session[LabelFrame]):
         doubt: float | None = None,
         autocast: torch.dtype | None = None,
     ):
+        if interval is None:
+            interval = 1 if carry == "flow" and model.motion is None else 5
         check_options(model, interval, carry, doubt)
         self.model, self.interval, self.carry = model, interval, carry
         self.short_edge, self.long_edge = short_edge, long_edge
@@ -145,7 +148,10 @@ def check_options(model: MPVSS, interval: int, carry: str, doubt: float | None) 
     if interval < 1:
         raise ValueError(f"the key frame interval must be at least 1, got {interval}")
     if carry == "flow" and model.motion is None and interval > 1:
-        raise ValueError("this model estimates no flow; take interval=1, or carry='dis' or 'copy'")
+        raise ValueError(
+            "this model estimates no flow; every frame must be a key frame (interval 1), or masks be carried along "
+            "classical flow (carry: dis) or not at all (copy)"
+        )
     if doubt is not None and (carry == "copy" or not 0 <= doubt <= 1):
         raise ValueError("doubt is a share of the picture, 0..1, that flow does not explain; with copies there is none")
 
