@@ -40,6 +40,13 @@ def cases(folder: str) -> list[Path]:
     return sorted((ROOT / folder).glob("*.npz"))
 
 
+def agrees(ours: torch.Tensor, recorded: np.ndarray) -> None:
+    assert ours.shape == recorded.shape
+    difference = np.abs(ours.numpy() - recorded)
+    assert difference.max() <= 1e-3
+    assert difference.mean() <= 1e-4
+
+
 def variant(name: str) -> str:
     """`r50_aotl` -> `r50-aot-l`: the reference leaves out our hyphens."""
     return next(v for v in aot.VARIANTS if v.replace("-", "") == name.lower().replace("_", "").replace("-", ""))
@@ -120,9 +127,7 @@ def test_aot(path: Path):
     fill(model, state, name=case["model"], source=path.name)
     if "parameters" in case:
         assert parameters_used(model, model.check_depth(case.get("depth")), layout) == case["parameters"]
-    difference = np.abs(run_aot(model, case, expected.shape) - expected)
-    assert difference.max() <= 1e-3
-    assert difference.mean() <= 1e-4
+    agrees(torch.from_numpy(run_aot(model, case, expected.shape)), expected)
 
 
 @pytest.mark.parametrize("path", cases("aot"), ids=lambda p: p.stem)
@@ -157,24 +162,14 @@ def test_mask2former_vis(path: Path):
     frames = torch.from_numpy(FILL.noise(case["input_name"], (1, case["frames"], 3, *case["size"]))).to(dtype)
     clip = model.to(dtype).encode(frames)
     for out in (model.decode(clip)[-1], model.decode_last(clip)):
-        for ours, recorded in ((out.class_logits, "pred_logits"), (out.mask_logits, "pred_masks")):
-            assert ours.shape == stored[recorded].shape
-            difference = np.abs(ours.numpy() - stored[recorded])
-            assert difference.max() <= 1e-3
-            assert difference.mean() <= 1e-4
+        agrees(out.class_logits, stored["pred_logits"])
+        agrees(out.mask_logits, stored["pred_masks"])
 
 
 def mpvss_variant(config: str) -> str:
     """The reference's configuration, `MPVSS-VSPW-R50.yaml` or `MPVSS-VSPW-swin_tiny.yaml` -> our name."""
     word = next(word for word in Path(config).stem.replace("-", "_").split("_") if word in ENCODERS)
     return f"mpvss-{ENCODERS[word]}"
-
-
-def agrees(ours: torch.Tensor, recorded: np.ndarray) -> None:
-    assert ours.shape == recorded.shape
-    difference = np.abs(ours.numpy() - recorded)
-    assert difference.max() <= 1e-3
-    assert difference.mean() <= 1e-4
 
 
 @pytest.mark.parametrize("path", cases("mpvss"), ids=lambda p: p.stem)
