@@ -12,10 +12,8 @@ tolerance of 0.8 % of the image diagonal. `score_folders` follows the official d
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +23,7 @@ from jaxtyping import Bool, Float64, UInt8
 
 from tubelet.data.dataset import list_images, read_mask
 from tubelet.data.ytvos import ObjectMeta, read_meta
+from tubelet.metrics.processes import spread
 from tubelet.types import VOID
 from tubelet.viz.progress import progress
 
@@ -287,17 +286,8 @@ def _score_files(job: _Job) -> tuple[np.ndarray, np.ndarray]:
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The scores of the jobs, in order, as they are done."""
-    return progress(_map(_score_files, jobs, workers), total=len(jobs), unit="frames", description="scoring")
-
-
-def _map(function: Callable, jobs: Sequence[_Job], workers: int) -> Iterator:
-    if workers <= 1:
-        yield from map(function, jobs)
-        return
-    # Processes, because decoding PNG holds the interpreter's lock. Spawned, because a fork would inherit the threads
-    # of torch and OpenCV in an unknown state.
-    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-        yield from pool.map(function, jobs, chunksize=16)
+    scores = spread(_score_files, jobs, workers, chunk=16)
+    return progress(scores, total=len(jobs), unit="frames", description="scoring")
 
 
 # Folders, YouTube-VOS ----------------------------------------------------------------------------------------------

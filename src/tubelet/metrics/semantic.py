@@ -20,11 +20,9 @@ f frames up to now if that is f or more.
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +32,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from tubelet.data.dataset import list_images
 from tubelet.data.semantic import read_class_map, read_list
 from tubelet.data.semantic_classes import CAMVID, CAMVID_VOID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, VSPW, to_train_ids
+from tubelet.metrics.processes import spread
 from tubelet.types import VOID
 from tubelet.viz.progress import progress
 
@@ -444,22 +443,12 @@ def _run(jobs: Sequence[_Job], workers: int | None) -> SemanticScore:
         raise ValueError("there is no video to score; the list of names is empty")
     if workers is None:
         workers = _cores() if sum(len(job.pairs) for job in jobs) >= WORTH else 1
-    scores = _map(_score_files, jobs, min(workers, len(jobs)))
+    scores = spread(_score_files, jobs, min(workers, len(jobs)))
     return reduce(operator.add, progress(scores, total=len(jobs), unit="videos", description="scoring"))
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _map(function: Callable, jobs: Sequence[_Job], workers: int) -> Iterator:
-    if workers <= 1:
-        yield from map(function, jobs)
-        return
-    # Processes, because decoding PNG holds the interpreter's lock. Spawned, because a fork would inherit the threads
-    # of torch in an unknown state.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(function, jobs)
 
 
 def _score_files(job: _Job) -> SemanticScore:

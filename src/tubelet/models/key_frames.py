@@ -11,14 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from tubelet.models.base import Session, check_input, precision
 from tubelet.models.mpvss import MEAN, MPVSS, Key, class_scores, picture
 from tubelet.nn.warp import resize_flow, warp
 from tubelet.types import Frame, LabelFrame, Prompt
-from tubelet.video.resize import band_to_frame, rows_of_band, short_edge_size, winner
+from tubelet.video.resize import band_to_frame, resized, rows_of_band, short_edge_size, winner
 
 Carry = Literal["flow", "copy", "dis"]
 SAVED = 3  # key frames that an adaptive session may have saved up
@@ -154,14 +153,6 @@ def check_options(model: MPVSS, interval: int, carry: str, doubt: float | None) 
         )
     if doubt is not None and (carry == "copy" or not 0 <= doubt <= 1):
         raise ValueError("doubt is a share of the picture, 0..1, that flow does not explain; with copies there is none")
-
-
-def resized(rgb: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """A frame at `size` (height, width), bilinear in 8 bits (detectron2's rule), as RGB 0..1."""
-    image = Image.fromarray(rgb)
-    if rgb.shape[:2] != tuple(size):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
 def relevant(key: Key, tolerance: float) -> Int[Tensor, " n"]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tubelet.loss.points import POINTS, Points
 from tubelet.models import mask2former
-from tubelet.models.mask2former import Mask2Former, clip_names, generators, pad_masks, prepare, video_losses
+from tubelet.models.mask2former import STRIDE, Mask2Former, clip_names, generators, pad_masks, prepare, video_losses
 from tubelet.nn.feed_forward import FeedForward
 from tubelet.nn.flownet import FlowDecoder, FlowEncoder
 from tubelet.nn.mask_decoder import Attention, Prediction
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from tubelet.models.key_frames import KeyFrameSession
 
 MEAN = (0.411, 0.432, 0.450)  # of the pictures that flow is estimated from; they are not divided by a deviation
-STRIDE = 32  # the sides of a frame are padded to multiples of it
 
 # What estimates flow: the paper's; its ablations (Table 3b), with learned queries instead of those of the key frame,
 # without pixel-wise flow, and with pixel-wise flow alone; FlowNetS, which knows no queries; nothing (per-frame, copy).

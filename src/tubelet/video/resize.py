@@ -58,14 +58,18 @@ def short_edge_size(height: int, width: int, *, short_edge: int, long_edge: int 
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def padded(rgb: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, multiple: int = 32) -> Float32[Tensor, "3 h w"]:
-    """A frame at `size` (height, width), bilinear in 8 bits, then ImageNet mean and deviation, then zeros to the right
-    and below up to multiples of 32: detectron2's rule."""
+def resized(rgb: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> Float32[Tensor, "3 h w"]:
+    """A frame at `size` (height, width), bilinear in 8 bits (detectron2's rule), as RGB 0..1."""
     image = Image.fromarray(rgb)
     if rgb.shape[:2] != tuple(size):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    x = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-    x = (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+
+
+def padded(rgb: UInt8[np.ndarray, "H W 3"], size: tuple[int, int], *, multiple: int = 32) -> Float32[Tensor, "3 h w"]:
+    """`resized`, then ImageNet mean and deviation, then zeros to the right and below up to multiples of 32:
+    detectron2's rule."""
+    x = (resized(rgb, size) - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
     return F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple))
 
 
