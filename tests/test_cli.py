@@ -432,7 +432,6 @@ def test_predict_without_masks(tmp_path, capsys):
         (["--mask", "x.png"], "syncvis-tiny finds objects by itself; leave out --mask"),
         (["--depth", "2"], "syncvis-tiny does not take --depth"),
         (["--only", "dgo"], "there is no class 'dgo'; did you mean dog"),
-        (["--classes", "ovis"], "the weights have 40 classes, ovis has 25"),
         (["--classes", "ytvis"], "there are no classes called 'ytvis'; did you mean ytvis_20"),
         (["--window", "2"], "does not move on"),
         (["--window", "1", "--overlap", "1"], "does not move on"),

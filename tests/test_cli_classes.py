@@ -68,7 +68,6 @@ def test_predict_on_one_image(tmp_path, size):
     [
         (["--mask", "x.png"], "mpvss-tiny finds objects by itself; leave out --mask"),
         (["--depth", "2"], "mpvss-tiny does not take --depth"),
-        (["--classes", "camvid"], "the weights have 124 classes, camvid has 11"),
         (["--classes", "vpsw"], "there are no classes called 'vpsw'; did you mean vspw"),
         (["--interval", "0"], "--interval is 0; it must be at least 1"),
         (["--doubt", "2"], "a share of the picture"),
@@ -78,6 +77,12 @@ def test_options_that_do_not_fit(tmp_path, extra, says):
     with pytest.raises(ValueError, match=says):
         dispatch(labelling("predict", video_folder(tmp_path / "f"), "--out", tmp_path / "out", *extra))
     assert not (tmp_path / "out" / "classes").exists()
+
+
+def test_names_for_another_number_of_classes(tmp_path, weights):
+    command = labelling("predict", video_folder(tmp_path / "f"), "--out", tmp_path / "out", weights=weights)
+    with pytest.raises(ValueError, match="the weights have 11 classes, vspw has 124"):
+        dispatch([*command, "--classes", "vspw"])
 
 
 def picture(path: Path, values: np.ndarray) -> None:
@@ -148,6 +153,19 @@ def test_eval_predicts_a_set_and_scores_it(benchmark, classes, tmp_path, capsys)
 def test_eval_that_does_not_fit(arguments, says, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         dispatch(["eval", *arguments, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.filterwarnings("ignore:mpvss-tiny has random")
+def test_random_weights_have_the_classes_of_the_benchmark(tmp_path, capsys):
+    make_set("camvid", tmp_path / "set")
+    dispatch(labelling("eval", "camvid", "--data", tmp_path / "set", "--out", tmp_path / "out"))
+    assert "3 frames of 1 videos" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="knows 19 classes but camvid has 11"):
+        dispatch(
+            labelling(
+                "eval", "camvid", "--classes", "cityscapes", "--data", tmp_path / "set", "--out", tmp_path / "out2"
+            )
+        )
 
 
 def test_eval_with_another_number_of_classes(tmp_path, weights):

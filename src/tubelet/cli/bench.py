@@ -12,8 +12,8 @@ from tubelet.cli.options import (
     Options,
     check_options,
     finder,
+    known_classes,
     labeller,
-    nearest,
     open_session,
 )
 from tubelet.cli.output import prepare_output
@@ -95,18 +95,13 @@ def flops_table(options: Options, size: tuple[int, int]) -> str:
 def classes_and_motion(options: Options) -> tuple[int | None, str]:
     """How many classes an MPVSS has (None: as many as the variant), and what it estimates flow with: as the weights
     say if there are any, or else `--classes`."""
-    from tubelet.data.semantic_classes import NAMES
     from tubelet.models.mpvss import motion_of
     from tubelet.weights import classes_of, our_state, read_state
 
     if options.weights is not None and str(options.weights) != "random":
         state = read_state(options.weights)
         return classes_of(state), motion_of(our_state(state))
-    if options.classes is None:
-        return None, "query"
-    if options.classes not in NAMES:
-        raise ValueError(f"there are no classes called {options.classes!r}; {nearest(options.classes, list(NAMES))}")
-    return len(NAMES[options.classes]), "query"
+    return None if options.classes is None else len(known_classes(options.classes)), "query"
 
 
 def demo(

@@ -1,5 +1,6 @@
 """`tubelet eval`: predict the videos of a benchmark, and score them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -147,7 +148,10 @@ def evaluate_labelling(
     from tubelet.run import label_item
     from tubelet.viz.progress import progress
 
-    videos = labelled_videos(benchmark, data, split or "val", length)
+    split = split or "val"
+    videos = labelled_videos(benchmark, data, split, length)
+    if str(options.weights) == "random":
+        options = replace(options, classes=options.classes or benchmark)
     new_session, names, colours = labeller(options)
     if len(names) != len(NAMES[benchmark]):
         raise ValueError(f"{options.model} knows {len(names)} classes but {benchmark} has {len(NAMES[benchmark])}")
@@ -163,7 +167,7 @@ def evaluate_labelling(
         return score_vspw(data, out, videos=[video.name for video in videos], workers=None)
     if benchmark == "camvid":
         return score_camvid(next(iter(videos[0].labels.values())).parent, out, workers=None)
-    return score_cityscapes(data / "gtFine" / (split or "val"), out, workers=None)
+    return score_cityscapes(data / "gtFine" / split, out, workers=None)
 
 
 def labelled_videos(benchmark: str, data: Path, split: str, length: int | None) -> "list[SemanticVideo]":

@@ -87,7 +87,10 @@ def open_model(options: Options) -> "tuple[Any, dict[str, Any]]":
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load(options.model, None if options.weights is None else str(options.weights), device=device)
+    random = str(options.weights) == "random"
+    classes = len(known_classes(options.classes)) if random and options.classes else None
+    weights = None if options.weights is None else str(options.weights)
+    loaded = load(options.model, weights, device=device, classes=classes)
     opened = KeyFrameSession if labels_pixels(options.model) else loaded.session
     return loaded, session_arguments(options, ClipSession if finds_objects(options.model) else opened)
 
@@ -174,27 +177,33 @@ def class_names(options: Options, count: int) -> list[str]:
     """What the classes of the weights are called: as the file or the user says, or by their number.
 
     Raises `ValueError` if the names asked for are not as many."""
-    from tubelet.data import semantic_classes
-    from tubelet.data.classes import COCO, NAMES
     from tubelet.weights import read_metadata
 
     if options.classes is None and options.weights is not None and options.weights.suffix == ".safetensors":
         said = read_metadata(options.weights).get("classes", "").split()
         if len(said) == count:
             return said
-    known = {**NAMES, "coco": COCO.values(), **semantic_classes.NAMES}
-    known = {dataset: [name.replace(" ", "_") for name in listed] for dataset, listed in known.items()}
     usual = {25: "ovis", 40: "ytvis_2021", 80: "coco", 124: "vspw", 19: "cityscapes", 11: "camvid"}
     name = options.classes or usual.get(count)
     if name is None:
         return [f"class_{i}" for i in range(1, count + 1)]
-    if name not in known:
-        raise ValueError(f"there are no classes called {name!r}; {nearest(name, list(known))}")
-    if len(known[name]) != count:
-        raise ValueError(f"the weights have {count} classes, {name} has {len(known[name])}")
+    known = known_classes(name)
+    if len(known) != count:
+        raise ValueError(f"the weights have {count} classes, {name} has {len(known)}")
     if options.classes is None and count == 40:
         warnings.warn("the classes are called as in YouTube-VIS 2021; for 2019 say --classes ytvis_2019", stacklevel=2)
-    return known[name]
+    return known
+
+
+def known_classes(dataset: str) -> list[str]:
+    """The names of its classes, without spaces. Raises `ValueError` for a data set whose classes are not known."""
+    from tubelet.data import semantic_classes
+    from tubelet.data.classes import COCO, NAMES
+
+    known = {**NAMES, "coco": COCO.values(), **semantic_classes.NAMES}
+    if dataset not in known:
+        raise ValueError(f"there are no classes called {dataset!r}; {nearest(dataset, list(known))}")
+    return [name.replace(" ", "_") for name in known[dataset]]
 
 
 def nearest(word: str, words: list[str]) -> str:
