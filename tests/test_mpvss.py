@@ -9,7 +9,7 @@ from tubelet.models.mpvss import MPVSS, Motion, QueryFlow, class_scores, picture
 from tubelet.models.mpvss_official import flownet_encoder, our_name
 from tubelet.nn.flownet import FlowEncoder
 from tubelet.nn.warp import warp
-from tubelet.types import Clip, TubeLabels
+from tubelet.types import Clip, FlowLabels, TubeLabels
 
 
 def tiny(motion: str = "query", seed: int = 0, **options) -> MPVSS:
@@ -212,6 +212,20 @@ def test_frozen_parts_still_teach_the_heads_and_the_flow():
     sum(model.loss(Clip(images(2)[None], torch.tensor([0])), labels(2)).values()).backward()  # type: ignore[union-attr]
     learns = {name for name, p in model.named_parameters() if p.grad is not None}
     assert learns == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("motion", ["query", "query-learned", "query-for-pf", "flownet"])
+def test_true_flow_teaches_the_flow_alone(motion):
+    """The error of the flows that the model has for these two frames, at a size that is padded."""
+    model = tiny(motion)
+    frames = images(2, 50, 70)
+    truth = torch.full((1, 2, 50, 70), 8.0)
+    error = model.loss(Clip(frames[None]), FlowLabels(truth))["endpoint"]
+    error.backward()
+    flows = model.flows(frames[1:], picture(frames[:1]), model.segment(frames[:1]).prediction.embeddings)
+    torch.testing.assert_close(error, (flows[:, :, :, :6, :9] - 1).norm(dim=2).mean(), rtol=1e-3, atol=1e-3)
+    learns = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert learns == {"motion"}
 
 
 def test_a_frozen_encoder_stays_as_it_is_in_use():

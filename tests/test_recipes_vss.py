@@ -65,6 +65,23 @@ def test_two_stages(camvid, tmp_path):
     assert all(torch.equal(value, after[key]) for key, value in again.state_dict().items())
 
 
+@pytest.mark.parametrize("motion", ["query", "flownet"])
+def test_flow_is_learned_from_made_motion(motion, camvid, tmp_path):
+    """Nothing but the flow learns, also that of FlowNetS, and the next stage takes it from there."""
+    torch.manual_seed(0)
+    save(mpvss.build("mpvss-tiny", 11, motion="none"), tmp_path / "first.safetensors")
+    own: dict[str, Any] = {"motion": motion, "learns": "motion", "truth": "flow"}
+    folder = run("flow", small(camvid, tmp_path, weights=tmp_path / "first.safetensors", **own))
+    assert "endpoint" in (folder / "log.jsonl").read_text() or not (folder / "log.jsonl").read_text()
+    second = build(small(camvid, tmp_path, motion=motion, weights=folder / "weights.safetensors"))
+    first = build(small(camvid, tmp_path, motion="none", weights=tmp_path / "first.safetensors"))
+    after, before = second.state_dict(), first.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert {key.split(".")[0] for key in after.keys() - before.keys()} == {"motion"}
+    with pytest.raises(ValueError, match="this one has motion none"):
+        sources(small(camvid, tmp_path, motion="none", truth="flow"))
+
+
 def test_what_learns_in_the_second_stage(tmp_path):
     model = build(VssRecipe("mpvss-tiny"))
     groups = parameter_groups(model, lr=1.0, encoder_lr=0.1, weight_decay=0.05)
@@ -108,7 +125,9 @@ def test_the_papers_recipes():
     for name, recipe in RECIPES.items():
         alone = name.startswith("mask2former-")
         assert recipe.frames == (1 if alone else 2)
-        assert recipe.learns == ("all" if alone else "motion and heads")
+        flow = name.startswith("flow-")
+        assert recipe.learns == ("all" if alone else "motion" if flow else "motion and heads")
+        assert recipe.truth == ("flow" if flow else "classes")
         assert recipe.model in mpvss.VARIANTS
         assert "Not run by us" in recipe.about or "camvid" in name
     vspw = RECIPES["mpvss-vspw-r50"]

@@ -11,17 +11,16 @@ import torch
 from PIL import Image
 
 from tubelet.data.camvid import read_camvid
-from tubelet.data.loader import ClipStream, collate_semantic, load
+from tubelet.data.loader import ClipStream, collate_flow, collate_semantic, load
 from tubelet.data.semantic import SemanticVideo
 from tubelet.data.semantic_clips import (
     SHORT_EDGES,
     Colours,
     Shot,
     draw_colours,
-    draw_drift,
     draw_pair,
     draw_shot,
-    drift,
+    flow_source,
     semantic_source,
 )
 
@@ -258,23 +257,54 @@ def test_sizes_that_differ(tmp_path):
         semantic_source([video])(generator(0))
 
 
-def test_a_pair_from_one_frame_moves_smoothly_and_its_labels_with_it(tmp_path):
-    """Where the motion says a pixel was, there are its colour and its class; what comes from outside is void."""
+def test_a_pair_from_one_frame(tmp_path):
+    """The second frame is another; the first, and what of the second was in it, is as in the video."""
     video = make(tmp_path, labelled=[3])
     source = semantic_source([video], size=(61, 93), short_edges=(61,), still=1.0, **PLAIN)
     rgb, classes = source(generator(1))
     np.testing.assert_array_equal(rgb[0], video.rgb(3))
     np.testing.assert_array_equal(classes[0], video.classes(3))
     assert (rgb[1] != rgb[0]).any()
-    before = draw_drift(generator(2), (61, 93))
-    assert np.abs(np.diff(before[..., 0], axis=1) - 1).max() < 0.6  # no folds
-    noise = np.random.default_rng(0).integers(0, 11, (61, 93)).astype(np.uint8)
-    _, moved = drift(np.zeros((61, 93, 3), np.uint8), noise, before)
-    column, row = np.rint(before[..., 0]).astype(int), np.rint(before[..., 1]).astype(int)
-    inside = (column >= 1) & (column < 92) & (row >= 1) & (row < 60)
-    same = moved == noise[row.clip(0, 60), column.clip(0, 92)]
-    assert same[inside].mean() > 0.95  # OpenCV rounds to a 32nd of a pixel
-    assert (moved[(before[..., 0] < -1) | (before[..., 1] < -1)] == 255).all()
+    red, blue = rgb[1][..., 0] > 200, rgb[1][..., 2] > 200
+    assert (classes[1][red & (classes[1] != 255)] == 1).all()
+    assert (classes[1][blue & (classes[1] != 255)] == 0).all()
+
+
+def test_a_moved_frame_is_padded_after_the_motion(tmp_path):
+    video = make(tmp_path, labelled=[3])
+    for seed in range(5):
+        options = {"size": (64, 128), "short_edges": (30,), **PLAIN}
+        rgb, classes = semantic_source([video], still=1.0, **options)(generator(seed))
+        pair, flow = flow_source([video], **options)(generator(seed))
+        for pictures in (rgb, pair):
+            assert not pictures[:, 30:].any()
+            assert not pictures[:, :, 46:].any()
+            assert pictures[:, :30, :45].any(3).mean() > 0.95
+        assert (classes[:, 30:] == 255).all()
+        assert np.isnan(flow[30:]).all()
+        assert np.isnan(flow[:, 46:]).all()
+
+
+def test_flow_between_a_frame_and_itself_moved(tmp_path):
+    video, bare = make(tmp_path), make(tmp_path, 2, labelled=[], name="bare")
+    source = flow_source([video, bare], size=(40, 56), short_edges=(61,), **PLAIN)
+    drawn = set()
+    for seed in range(40):
+        (key, later), flow = source(generator(seed))
+        drawn.add(key.tobytes())
+        seen = ~np.isnan(flow).any(2)
+        y, x = np.nonzero(seen)
+        far = np.rint(np.stack((x, y), 1) + flow[seen]).astype(int)
+        difference = np.abs(key[far[:, 1], far[:, 0]].astype(int) - later[seen]).max(1)
+        assert (difference > 10).mean() < 0.1  # but along the line between the halves
+    assert len(drawn) > 20
+    stream = ClipStream([(source, 1.0)], batch=2, seed=5, collate=collate_flow)
+    clip, truth = stream[3]
+    assert clip.images.shape == (2, 2, 3, 40, 56)
+    _, flow = stream.clip(7)
+    np.testing.assert_array_equal(truth.flow[1].permute(1, 2, 0).numpy(), flow)
+    with pytest.raises(ValueError, match="no frames to make pairs of"):
+        flow_source([])
 
 
 def test_streams(tmp_path):

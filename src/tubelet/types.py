@@ -105,6 +105,14 @@ class TubeLabels:
 
 
 @dataclass(frozen=True)
+class FlowLabels:
+    """The truth of a `Clip` of two frames: the `flow` (x, y) in pixels from the second frame to the first, NaN where it
+    is not known."""
+
+    flow: Float[Tensor, "B 2 H W"]
+
+
+@dataclass(frozen=True)
 class Track:
     """What a video's object is: its `id` from 1, its class `category` (an index from 0), a `score` 0..1.
 

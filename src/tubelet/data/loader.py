@@ -2,12 +2,13 @@
 
 So a run that resumes at step k sees what it would have seen, whatever the number of workers.
 
-A source is a callable that draws everything from the generator it is given. There are three kinds, each with its
+A source is a callable that draws everything from the generator it is given. There are four kinds, each with its
 `collate`, which makes a batch of clips:
 
     rng -> (rgb (T, H, W, 3) uint8, ids (T, H, W) uint8)                              `collate` -> (Clip, Labels)
     rng -> (rgb, masks (N, T, H, W) bool, classes (N,) int64)                   `collate_tubes` -> (Clip, TubeLabels)
     rng -> (rgb, classes (T, H, W) uint8)                                     `collate_semantic` -> (Clip, TubeLabels)
+    rng -> (rgb (2, H, W, 3), flow (H, W, 2) float32)                             `collate_flow` -> (Clip, FlowLabels)
 
 The sources here are `functools.partial`s of plain functions, so that they also travel to spawned workers."""
 
@@ -30,13 +31,15 @@ from tubelet.data.dataset import VideoItem, open_image, read_mask
 from tubelet.data.sampling import renumber, sample_clip
 from tubelet.data.shapes import CALM, Tubes, make_tubes
 from tubelet.data.synthetic import make_clip
-from tubelet.types import VOID, Clip, Labels, TubeLabels
+from tubelet.types import VOID, Clip, FlowLabels, Labels, TubeLabels
 
 RgbIds = tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W"]]
 Source = Callable[[np.random.Generator], RgbIds]
+RgbFlow = tuple[UInt8[np.ndarray, "2 H W 3"], Float32[np.ndarray, "H W 2"]]
+FlowSource = Callable[[np.random.Generator], RgbFlow]
 TubeSource = Callable[[np.random.Generator], Tubes]
-Drawn = TypeVar("Drawn", RgbIds, Tubes)
-Truth = TypeVar("Truth", Labels, TubeLabels)
+Drawn = TypeVar("Drawn", RgbIds, RgbFlow, Tubes)
+Truth = TypeVar("Truth", Labels, TubeLabels, FlowLabels)
 
 
 # ---- batches
@@ -62,15 +65,27 @@ def collate_semantic(clips: Sequence[RgbIds]) -> tuple[Clip, TubeLabels]:
     return Clip(images), TubeLabels(classes, masks)
 
 
+def collate_flow(clips: Sequence[RgbFlow]) -> tuple[Clip, FlowLabels]:
+    """A batch of B pairs: images (B, 2, 3, H, W) float32 0..1, and the flow (B, 2, H, W) float32, NaN where unknown.
+
+    Raises `ValueError` if the pairs differ in size."""
+    images = _images([rgb for rgb, _ in clips])
+    flow = torch.from_numpy(np.stack([flow for _, flow in clips])).permute(0, 3, 1, 2).contiguous()
+    return Clip(images), FlowLabels(flow)
+
+
 def _stacked(clips: Sequence[RgbIds]) -> tuple[Float32[Tensor, "B T 3 H W"], Int64[Tensor, "B T H W"]]:
-    shapes = {rgb.shape for rgb, _ in clips}
+    return _images([rgb for rgb, _ in clips]), torch.from_numpy(np.stack([ids for _, ids in clips])).long()
+
+
+def _images(pictures: Sequence[UInt8[np.ndarray, "T H W 3"]]) -> Float32[Tensor, "B T 3 H W"]:
+    shapes = {rgb.shape for rgb in pictures}
     if len(shapes) > 1:
         raise ValueError(
             f"the clips of a batch must agree in frames and size, but the shapes (T, H, W, 3) are {sorted(shapes)}; "
             "give all sources the same `frames` and `size`"
         )
-    images = torch.from_numpy(np.stack([rgb for rgb, _ in clips])).permute(0, 1, 4, 2, 3).float() / 255
-    return images.contiguous(), torch.from_numpy(np.stack([ids for _, ids in clips])).long()
+    return (torch.from_numpy(np.stack(pictures)).permute(0, 1, 4, 2, 3).float() / 255).contiguous()
 
 
 def collate_tubes(clips: Sequence[Tubes]) -> tuple[Clip, TubeLabels]:

@@ -13,10 +13,11 @@ from functools import partial
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
-from tubelet.data.loader import RgbIds, Source
+from tubelet.data.drift import draw_drift, drift, flow_of
+from tubelet.data.loader import FlowSource, RgbFlow, RgbIds, Source
 from tubelet.data.semantic import SemanticVideo
 from tubelet.types import VOID
 from tubelet.video.resize import short_edge_size
@@ -116,11 +117,11 @@ class Shot:
 
     def picture(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """A frame; black comes in from outside."""
-        return self._padded(self.colours.change(self._cut(rgb, Image.Resampling.BILINEAR)), 0)
+        return self.padded(self.colours.change(self._cut(rgb, Image.Resampling.BILINEAR)), 0)
 
     def classes(self, classes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
         """Its classes; void comes in from outside."""
-        return self._padded(self._cut(classes, Image.Resampling.NEAREST), VOID)
+        return self.padded(self._cut(classes, Image.Resampling.NEAREST), VOID)
 
     def _cut(self, image: np.ndarray, how: Image.Resampling) -> np.ndarray:
         """The window, straight from the frame: what resizing all of it and cutting then would give, save at its rim."""
@@ -130,7 +131,8 @@ class Shot:
         cut = np.asarray(Image.fromarray(image).resize((width, height), how, box=(left * fx, top * fy, *far)))
         return np.ascontiguousarray(cut[:, ::-1] if self.mirrored else cut)
 
-    def _padded(self, image: np.ndarray, outside: int) -> np.ndarray:
+    def padded(self, image: np.ndarray, outside: int | float) -> np.ndarray:
+        """What fills the window, brought to `size`."""
         below, after = self.size[0] - image.shape[0], self.size[1] - image.shape[1]
         return np.pad(image, ((0, below), (0, after), (0, 0))[: image.ndim], constant_values=outside)
 
@@ -153,34 +155,6 @@ def draw_shot(
     top, left = int(rng.integers(scaled[0] - height + 1)), int(rng.integers(scaled[1] - width + 1))
     colours = draw_colours(rng) if colour else PLAIN
     return Shot(scaled, (top, left, height, width), size, bool(rng.random() < flip), colours)
-
-
-# ---- a pair from one frame
-
-
-def draw_drift(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "H W 2"]:
-    """A smooth motion for frames of (height, width) `size`: where (x, y) each pixel was before.
-
-    Zoom within 12 %, a turn within 3 degrees, a shift within 6 %, as of a camera; on top of it displacements that
-    change over a quarter of the picture, of about 1.5 % of its size, as of things at different depths."""
-    h, w = size
-    zoom, turn = rng.uniform(0.88, 1.12), np.deg2rad(rng.uniform(-3, 3))
-    shift = rng.uniform(-0.06, 0.06, 2) * (w, h)
-    bumps = rng.normal(0, 0.015, (5, 5, 2)).astype(np.float32)
-    x, y = np.meshgrid(np.arange(w) - (w - 1) / 2, np.arange(h) - (h - 1) / 2)
-    c, s = zoom * np.cos(turn), zoom * np.sin(turn)
-    before = np.stack((c * x - s * y + (w - 1) / 2 + shift[0], s * x + c * y + (h - 1) / 2 + shift[1]), 2)
-    return (before + cv2.resize(bumps, (w, h), interpolation=cv2.INTER_CUBIC) * (w, h)).astype(np.float32)
-
-
-def drift(
-    rgb: UInt8[np.ndarray, "H W 3"], classes: UInt8[np.ndarray, "H W"], before: Float32[np.ndarray, "H W 2"]
-) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    """A frame and its classes after a motion; what comes in from outside repeats the border and is void."""
-    x, y = before[..., 0], before[..., 1]
-    picture = cv2.remap(rgb, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    moved = cv2.remap(classes, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(VOID,))
-    return picture.astype(np.uint8), moved.astype(np.uint8)
 
 
 # ---- sources
@@ -246,12 +220,47 @@ def _draw(rng: np.random.Generator, *, videos, shares, pair, still, size, camera
     pictures = [video.rgb(t) for t in indices]
     maps = [video.classes(t) if t in video.labels else np.full_like(pictures[0][..., 0], VOID) for t in indices]
     _check_sizes(video, indices, [array.shape[:2] for array in (*pictures, *maps)])
-    if moved:
-        picture, classes = drift(pictures[0], maps[0], draw_drift(rng, maps[0].shape))
-        pictures.append(picture)
-        maps.append(classes)
     shot = draw_shot(rng, pictures[0].shape[:2], size, **camera)
-    return np.stack([shot.picture(rgb) for rgb in pictures]), np.stack([shot.classes(classes) for classes in maps])
+    pictures, maps = [shot.picture(rgb) for rgb in pictures], [shot.classes(classes) for classes in maps]
+    if moved:
+        height, width = shot.window[2:]
+        rgb, classes = pictures[0][:height, :width], maps[0][:height, :width]
+        rgb, classes = drift(rgb, classes, *draw_drift(rng, classes))
+        pictures.append(shot.padded(rgb, 0))
+        maps.append(shot.padded(classes, VOID))
+    return np.stack(pictures), np.stack(maps)
+
+
+def flow_source(
+    videos: Sequence[SemanticVideo],
+    *,
+    size: tuple[int, int] = (480, 480),
+    short_edges: Sequence[int] = SHORT_EDGES,
+    long_edge: int = LONG_EDGE,
+    colour: bool = True,
+    flip: float = 0.5,
+) -> FlowSource:
+    """Pairs of a frame and the same after a motion of `draw_drift`, (H, W) `size`, with the flow between them, for a
+    stream with `collate=collate_flow`. All frames of all videos are as likely; those with labels are better, since
+    their things move apart. The rest is as in `semantic_source`."""
+    frames = [(video, t) for video in videos for t in range(len(video))]
+    if not frames:
+        raise ValueError(f"the {len(videos)} videos have no frames to make pairs of")
+    camera = {"short_edges": tuple(short_edges), "long_edge": long_edge, "colour": colour, "flip": flip}
+    return partial(_draw_flow, frames=frames, size=size, camera=camera)
+
+
+def _draw_flow(rng: np.random.Generator, *, frames, size, camera) -> RgbFlow:
+    video, t = frames[int(rng.integers(len(frames)))]
+    rgb = video.rgb(t)
+    classes = video.classes(t) if t in video.labels else np.full(rgb.shape[:2], VOID, np.uint8)
+    _check_sizes(video, (t,), [rgb.shape[:2], classes.shape])
+    shot = draw_shot(rng, rgb.shape[:2], size, **camera)
+    height, width = shot.window[2:]
+    rgb, classes = shot.picture(rgb)[:height, :width], shot.classes(classes)[:height, :width]
+    before, seen = draw_drift(rng, classes)
+    pictures = [shot.padded(x, 0) for x in (rgb, drift(rgb, classes, before, seen)[0])]
+    return np.stack(pictures), shot.padded(flow_of(before, seen), np.nan)
 
 
 def _check_sizes(video: SemanticVideo, indices: Sequence[int], sizes: Sequence[tuple[int, ...]]) -> None:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tubelet.loss.flow import endpoint_error
 from tubelet.loss.points import POINTS, Points
 from tubelet.models import mask2former
 from tubelet.models.mask2former import STRIDE, Mask2Former, clip_names, generators, pad_masks, prepare, video_losses
@@ -30,7 +31,7 @@ from tubelet.nn.flownet import FlowDecoder, FlowEncoder
 from tubelet.nn.mask_decoder import Attention, Prediction
 from tubelet.nn.position import sine_position
 from tubelet.nn.warp import Grid, resize_flow, warp
-from tubelet.types import Clip, TubeLabels
+from tubelet.types import Clip, FlowLabels, TubeLabels
 
 if TYPE_CHECKING:
     from tubelet.models.key_frames import KeyFrameSession
@@ -223,12 +224,16 @@ class MPVSS(nn.Module):
         x = masks[:, :, 0] if shared else masks.flatten(0, 1)  # one flow: the queries are its channels
         return warp(x, fine, grid=self.grid).reshape(b, q, 1, *size)
 
-    def loss(self, clip: Clip, labels: TubeLabels, *, points: Points = POINTS) -> dict[str, Float[Tensor, ""]]:
+    def loss(
+        self, clip: Clip, labels: TubeLabels | FlowLabels, *, points: Points = POINTS
+    ) -> dict[str, Float[Tensor, ""]]:
         """Clips of two frames, a key frame and a later one: the losses of Mask2Former for all ten predictions of the
         first, carried to the second along the same flow, against the truth of the second. Clips of one frame: those of
-        its segmentor.
+        its segmentor. With the true flow as `labels`: how far the flows of all queries are from it (`endpoint_error`).
 
-        `labels`: each class that a clip shows, and where."""
+        `labels`: each class that a clip shows, and where; or the flow between its two frames."""
+        if isinstance(labels, FlowLabels):
+            return {"endpoint": self.flow_error(clip, labels)}
         first, last = clip.images[:, 0], clip.images[:, -1]
         outputs = self.segmentor.decode(self.segmentor.encode(prepare(first[:, None])))
         if clip.images.shape[1] > 1:
@@ -237,6 +242,15 @@ class MPVSS(nn.Module):
         truth = shown([masks[:, -1:] for masks in labels.masks], labels)
         chance = {"generator": generators(clip), "names": clip_names(clip)}
         return video_losses(outputs, truth, subclip=None, choose="all", most=None, points=points, **chance)
+
+    def flow_error(self, clip: Clip, labels: FlowLabels) -> Float[Tensor, ""]:
+        """The endpoint error of the flows of all queries, in pixels of stride 8; the segmentor learns nothing."""
+        first, last = clip.images.unbind(1)
+        queries = first.new_zeros(len(first), 0, 1)
+        if isinstance(self.motion, QueryFlow):
+            with torch.no_grad():
+                queries = self.segment(first).prediction.embeddings
+        return endpoint_error(self.flows(last, picture(first), queries), labels.flow)
 
     def session(self, **options) -> "KeyFrameSession":
         """One video on its way through this model; `options` are those of `KeyFrameSession`."""

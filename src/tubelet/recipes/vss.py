@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from tubelet.recipes.base import Run, fit
 
 if TYPE_CHECKING:
-    from tubelet.data.loader import Source
+    from tubelet.data.loader import FlowSource, Source
     from tubelet.data.semantic import SemanticVideo
     from tubelet.models.mpvss import MPVSS
+
+
+HEADS = ("segmentor.decoder.heads.class_embed.", "segmentor.decoder.heads.mask_embed.")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class VssRecipe:
     clip_norm: float = 0.01
     warmup: float = 0.0
     """Share of the steps over which the learning rate rises; then it falls with power 0.9 to nothing."""
-    learns: Literal["all", "motion and heads"] = "motion and heads"
+    learns: Literal["all", "motion and heads", "motion"] = "motion and heads"
+    truth: Literal["classes", "flow"] = "classes"
+    """What a clip is compared with; flow: that of a made motion of single frames, in the place of Flying Chairs."""
     points: int = 12544
     """Points of a mask that its loss looks at."""
     ema_share: float = 0.0
@@ -102,9 +107,10 @@ def build(recipe: VssRecipe) -> "MPVSS":
             fill(model, state, name=name, source=str(recipe.weights))
     if recipe.flownet is not None:
         load_flownet(model, recipe.flownet)
-    if recipe.learns == "motion and heads":
-        for key, parameter in model.named_parameters():
-            parameter.requires_grad_(key.startswith("motion.") or "class_embed." in key or "mask_embed." in key)
+    learning = {"all": ("",), "motion and heads": ("motion.", *HEADS), "motion": ("motion.",)}[recipe.learns]
+    for key, parameter in model.named_parameters():
+        if not key.startswith(learning):
+            parameter.requires_grad_(False)
     return model
 
 
@@ -127,26 +133,23 @@ def videos(dataset: str, root: Path, split: str) -> "list[SemanticVideo]":
     return {"vspw": read_vspw, "cityscapes": read_cityscapes, "camvid": read_camvid}[dataset](root, split)
 
 
-def sources(recipe: VssRecipe) -> "list[tuple[Source, float]]":
+def sources(recipe: VssRecipe) -> "list[tuple[Source | FlowSource, float]]":
     """The weighted clip sources of a recipe. Raises `ValueError` if no data is named."""
-    from tubelet.data.semantic_clips import semantic_source
+    from tubelet.data.semantic_clips import flow_source, semantic_source
     from tubelet.data.vspw import read_vipseg
 
     data = recipe.data
     if data.root is None:
         raise ValueError(f"this recipe has no data: give the folder of {data.dataset} as --data.root")
+    if recipe.truth == "flow" and recipe.motion == "none":
+        raise ValueError("flow is learned by models that estimate it; this one has motion none")
     if data.vipseg is not None and data.dataset != "vspw":
         raise ValueError(f"VIPSeg has the classes of vspw, not of {data.dataset}")
-    clips = partial(
-        semantic_source,
-        frames=recipe.frames,
-        size=data.size,
-        reach=data.reach,
-        span=data.span,
-        short_edges=data.short_edges,
-        long_edge=data.long_edge,
-        still=data.still,
-    )
+    camera: dict[str, Any] = {"size": data.size, "short_edges": data.short_edges, "long_edge": data.long_edge}
+    pairs: dict[str, Any] = {"reach": data.reach, "span": data.span, "still": data.still}
+    clips = partial(flow_source, **camera)
+    if recipe.truth == "classes":
+        clips = partial(semantic_source, frames=recipe.frames, **pairs, **camera)
     found = [(clips(videos(data.dataset, data.root, data.split)), 1.0)]
     if data.vipseg is not None:
         found.append((clips(read_vipseg(data.vipseg, data.split)), data.vipseg_share))
@@ -157,7 +160,7 @@ def run(name: str, recipe: VssRecipe) -> Path:
     """Trains, or goes on; see `fit`."""
     import torch
 
-    from tubelet.data.loader import collate_semantic
+    from tubelet.data.loader import collate_flow, collate_semantic
     from tubelet.data.semantic_classes import NAMES
     from tubelet.loss.points import Points
     from tubelet.recipes.vis import decays
@@ -180,7 +183,7 @@ def run(name: str, recipe: VssRecipe) -> Path:
         model,
         groups,
         sources(recipe),
-        collate=collate_semantic,
+        collate=collate_flow if recipe.truth == "flow" else collate_semantic,
         schedule=lambda step: loss,
         rate=partial(polynomial, steps=recipe.steps, floor=0.0, warmup=recipe.warmup),
         clip_norm=recipe.clip_norm,
@@ -234,6 +237,11 @@ RECIPES: dict[str, VssRecipe] = {
         "mpvss-tiny", motion="none", learns="all", steps=3_000, batch=4, lr=5e-4, encoder_lr_scale=1.0, clip_norm=1.0,
         warmup=0.02, points=3136, ema_share=0.05, scratch=True, precision="no", data=CAMVID,
         about="Stage 1 on CamVid, from random weights.",
+    ),
+    "flow-camvid": VssRecipe(
+        "mpvss-tiny", learns="motion", truth="flow", steps=5_000, batch=4, lr=7e-4, clip_norm=1.0, warmup=0.02,
+        ema_share=0.05, precision="no", data=CAMVID,
+        about="Between the stages on CamVid, in the place of Flying Chairs; `--weights` of mask2former-camvid.",
     ),
     "mpvss-camvid": VssRecipe(
         "mpvss-tiny", steps=2_000, batch=4, lr=5e-4, encoder_lr_scale=1.0, clip_norm=1.0, warmup=0.02, points=3136,

@@ -24,10 +24,10 @@ from tubelet.train.checkpoint import load_run, save_run
 from tubelet.train.log import Log
 from tubelet.train.optim import Ema, polynomial, set_lr
 from tubelet.train.speed import cpu_kernels
-from tubelet.types import Clip, Labels, TubeLabels
+from tubelet.types import Clip, FlowLabels, Labels, TubeLabels
 
-Truth = TypeVar("Truth", Labels, TubeLabels)
-Part = TypeVar("Part", Clip, Labels, TubeLabels)
+Truth = TypeVar("Truth", Labels, TubeLabels, FlowLabels)
+Part = TypeVar("Part", Clip, Labels, TubeLabels, FlowLabels)
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -111,7 +111,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, clip: Clip, labels: Labels | TubeLabels, **options) -> dict[str, Tensor]:
+    def forward(self, clip: Clip, labels: Labels | TubeLabels | FlowLabels, **options) -> dict[str, Tensor]:
         return self.model.loss(clip, labels, **options)  # pyright: ignore[reportCallIssue]
 
 
