@@ -9,7 +9,6 @@ from tubelet.data.augment import (
     crop,
     draw_colours,
     merge,
-    move_image,
     recolour,
 )
 from tubelet.types import VOID
@@ -110,26 +109,6 @@ def test_blur_keeps_the_mean_and_softens(rng):
     soft = blur(noise, 2.0)
     assert soft.std() < noise.std() / 2
     assert abs(soft.mean() - noise.mean()) < 2
-
-
-@pytest.mark.parametrize("image", [(50, 70), (400, 300), (10, 10)])
-def test_a_still_image_becomes_a_clip_whose_truth_moves_along(rng, image):
-    h, w = image
-    box = (h // 3, w // 3, h // 3 * 2 + 1, w // 3 * 2 + 1)
-    rgb, ids = (a[0] for a in marked(1, image, box))
-    for _ in range(5):
-        clip, masks = move_image(rng, rgb, ids, 4, (64, 64))
-        assert clip.shape == (4, 64, 64, 3)
-        assert min(agree(f, m) for f, m in zip(clip, masks, strict=True)) > 0.6
-        assert len({m.tobytes() for m in masks}) == 4
-
-
-def test_the_first_frame_of_a_still_clip_shows_no_border(rng):
-    white, ids = np.full((50, 70, 3), 255, np.uint8), np.ones((50, 70), np.uint8)
-    for _ in range(20):
-        _, masks = move_image(rng, white, ids, 2, (64, 64))
-        assert masks[0].all()
-        assert not masks[1].all()
 
 
 def test_merge_pastes_the_objects_of_the_upper_clip_and_renumbers(rng):

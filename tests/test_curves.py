@@ -17,6 +17,13 @@ def test_nothing_to_draw(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_validation_that_says_nothing(tmp_path):
+    log = Log(tmp_path)
+    log.write(step=1, loss=1.0, lr=0.1)
+    log.write(step=1)
+    assert draw_curves(tmp_path) is not None
+
+
 def test_losses_and_validation(tmp_path):
     log = Log(tmp_path)
     for step in (1, 2, 3):

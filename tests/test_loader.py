@@ -19,6 +19,7 @@ from tubelet.data.loader import (
     video_source,
 )
 from tubelet.data.shapes import make_tubes
+from tubelet.data.still_sets import MaskedImage
 from tubelet.types import VOID
 
 DAVIS = Path(__file__).parents[2] / "shared/data/davis"
@@ -181,12 +182,39 @@ def test_the_number_of_workers_does_not_change_tubes(tube_stream):
 
 
 def test_video_and_image_sources_give_labelled_clips(video):
-    pair = (video.frame_paths[0], video.mask_paths[0])
-    for source in (video_source([video], (49, 33), 4), image_source([pair], (49, 33), 4)):
+    still = MaskedImage(video.frame_paths[0], video.mask_paths[0])
+    for source in (video_source([video], (49, 33), 4), image_source([still], (49, 33), 4)):
         first, again = (source(np.random.default_rng(3)) for _ in range(2))
         assert first[0].shape == (4, 49, 33, 3)
         assert set(np.unique(first[1])) == {0, 1}
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+class Square:
+    """A still image whose object is of one colour; counts how often it is asked for."""
+
+    def __init__(self, colour: int) -> None:
+        self.colour, self.loaded = colour, 0
+
+    def load(self):
+        self.loaded += 1
+        ids = np.zeros((40, 40), np.uint8)
+        ids[10:30, 10:30] = 1
+        return np.repeat(ids[..., None] * np.uint8(self.colour), 3, -1), ids
+
+
+def test_half_of_what_covers_an_object_is_of_another_image():
+    """Never of the same, where it would be an object and background at once."""
+    alone, pair = [Square(250)], [Square(250), Square(120)]
+    for seed in range(40):
+        image_source(alone, (16, 16), 2, covered=1.0)(np.random.default_rng(seed))
+        image_source(pair, (16, 16), 2, covered=1.0)(np.random.default_rng(seed))
+    assert alone[0].loaded == 40
+    assert 42 < sum(still.loaded for still in pair) < 60
+    seen = sum(still.loaded for still in pair)
+    for seed in range(10):
+        image_source(pair, (16, 16), 2, covered=0.0)(np.random.default_rng(seed))
+    assert sum(still.loaded for still in pair) == seen + 10
 
 
 def test_objects_lost_by_the_crop_leave_no_gap_in_the_numbers(tmp_path):

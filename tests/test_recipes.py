@@ -1,6 +1,7 @@
 """Recipes: each builds what it names, its schedule ends where it says, its data is found or asked for."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from tubelet.recipes.vos import (
     Validation,
     VosRecipe,
     check_crop,
-    image_pairs,
     schedule,
     sources,
     validation,
@@ -95,7 +95,8 @@ def test_synthetic_data():
 
 @pytest.mark.parametrize("kind", ["davis", "ytvos", "images"])
 def test_data_that_is_not_there(tmp_path, kind):
-    recipe = VosRecipe("aot-t", steps=1, batch=1, data=Data(**{kind: tmp_path / "nowhere"}))
+    folders: Any = (tmp_path / "nowhere",) if kind == "images" else tmp_path / "nowhere"
+    recipe = VosRecipe("aot-t", steps=1, batch=1, data=Data(**{kind: folders}))
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere") as error:
         sources(recipe)
     assert "Errno" not in str(error.value)
@@ -112,16 +113,11 @@ def still(folder, name: str) -> None:
         Image.fromarray(data).save(folder / kind / "COCO" / f"{name}.{suffix}")
 
 
-def test_image_pairs(tmp_path):
-    still(tmp_path, "1")
-    still(tmp_path, "2")
-    (tmp_path / "Annotations" / "COCO" / "2.png").unlink()
-    assert [(a.name, b.name) for a, b in image_pairs(tmp_path)] == [("1.jpg", "1.png")]
-
-
 def test_images_and_synthetic_clips_mix(tmp_path):
-    still(tmp_path, "1")
-    recipe = VosRecipe("aot-t", steps=1, batch=2, crop=33, frames=2, data=Data(synthetic=1.0, images=tmp_path))
+    folders = tmp_path / "one", tmp_path / "two"
+    still(folders[0], "1")
+    still(folders[1], "1")
+    recipe = VosRecipe("aot-t", steps=1, batch=2, crop=33, frames=2, data=Data(synthetic=1.0, images=folders))
     clip, labels = ClipStream(sources(recipe), batch=4)[0]
     assert clip.images.shape == (4, 2, 3, 33, 33)
     assert labels.ids.shape == (4, 2, 33, 33)

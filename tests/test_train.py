@@ -186,6 +186,42 @@ def test_evaluation_does_not_change_training(tmp_path):
     assert [e["step"] for e in read_log(tmp_path / "watched" / "log.jsonl") if "jf" in e] == [3, 6]
 
 
+@pytest.mark.parametrize("dies", ["in the evaluation", "after it"])
+def test_a_run_killed_where_it_saves_and_evaluates_loses_no_entry(tmp_path, dies):
+    """What a checkpoint has behind it is in the log: the validation of its step, too."""
+    torch.manual_seed(0)
+    first = Tiny()
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {"jf": model.conv.weight.abs().sum().item()}
+
+    def killed(model: nn.Module) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    def batches(start: int, stop: int):
+        yield from tiny_batches(start, 4)
+        raise KeyboardInterrupt
+
+    tiny_run(tmp_path / "whole", model=copy.deepcopy(first), evaluate=evaluate, evaluate_every=4)
+    broken = {"evaluate": killed} if dies == "in the evaluation" else {"evaluate": evaluate, "batches": batches}
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "cut", model=first, evaluate_every=4, **broken)
+    tiny_run(tmp_path / "cut", evaluate=evaluate, evaluate_every=4)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert [entry["step"] for entry in read_log(tmp_path / "cut" / "log.jsonl") if "jf" in entry] == [4]
+
+
+def test_curves_are_drawn_with_every_save(tmp_path):
+    drawn = []
+
+    def look(step: int) -> bool:
+        drawn.append((tmp_path / "curves.png").is_file())
+        return False
+
+    tiny_run(tmp_path, save_every=3, stop=look)
+    assert drawn == [False, False, True, True, True, True]
+
+
 def test_seeds_differ(tmp_path):
     torch.manual_seed(0)
     first = Tiny()
@@ -196,7 +232,7 @@ def test_seeds_differ(tmp_path):
 
 def test_the_schedule_reaches_the_loss_and_the_rate_the_optimizer(tmp_path):
     rate = partial(polynomial, steps=40, floor=0.01)
-    model = tiny_run(tmp_path, steps=40, schedule=lambda step: {"x": step}, rate=rate, log_every=10)
+    model = tiny_run(tmp_path, steps=40, schedule=lambda step: {"x": step}, rate=rate, log_every=10, save_every=40)
     assert [options["x"] for options in model.seen] == list(range(40))
     entries = read_log(tmp_path / "log.jsonl")
     assert [entry["step"] for entry in entries] == [10, 20, 30, 40]
@@ -360,7 +396,12 @@ def test_log(tmp_path):
     Log(tmp_path, step=1).write(step=2, loss=5)
     assert [entry["loss"] for entry in read_log(tmp_path / "log.jsonl")] == [0.333333, 5]
     assert read_log(tmp_path / "nothing.jsonl") == []
-    assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["log.jsonl"]
+
+
+def test_small_numbers_keep_their_digits(tmp_path):
+    Log(tmp_path).write(step=1234567, lr=1.23456789e-7, rate=123456.789)
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1234567, "lr": 1.23457e-7, "rate": 123457.0}]
 
 
 def test_a_log_cut_off_in_a_line(tmp_path):

@@ -119,66 +119,6 @@ def blur(rgb: UInt8[np.ndarray, "T H W 3"], sigma: float) -> UInt8[np.ndarray, "
     return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in rgb])
 
 
-# ---- still images
-
-
-def move_image(
-    rng: np.random.Generator,
-    rgb: UInt8[np.ndarray, "H W 3"],
-    ids: UInt8[np.ndarray, "H W"],
-    frames: int,
-    size: tuple[int, int],
-) -> tuple[UInt8[np.ndarray, "{frames} h w 3"], UInt8[np.ndarray, "{frames} h w"]]:
-    """A clip from one image: each frame is a crop of its own to `size` (H, W), with slightly other colours.
-
-    The frames after the first are also turned, shifted, scaled, sheared and (p 0.3) flipped."""
-    if rng.random() < 0.5:
-        rgb, ids = np.ascontiguousarray(rgb[:, ::-1]), np.ascontiguousarray(ids[:, ::-1])
-    rgb, ids = _shrunk(rgb, ids, size)
-    moved = []
-    for t in range(frames):
-        pose = _draw_crop(rng, ids.shape, size)
-        if t > 0:
-            pose = _draw_affine(rng, size) @ pose
-        frame = cv2.warpAffine(rgb, pose[:2], size[::-1], flags=cv2.INTER_CUBIC, borderValue=FILL)
-        frame = recolour(frame[None], draw_colours(rng, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.03))[0]
-        moved.append((frame, cv2.warpAffine(ids, pose[:2], size[::-1], flags=cv2.INTER_NEAREST)))
-    return np.stack([frame for frame, _ in moved]), np.stack([mask for _, mask in moved])
-
-
-def _shrunk(rgb: np.ndarray, ids: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The image brought down to about the clip's resolution, because a warp does not average what it skips."""
-    factor = max(want / have for want, have in zip(size, ids.shape, strict=True))
-    if factor >= 1:
-        return rgb, ids
-    shape = tuple(max(1, round(side * factor)) for side in ids.shape[::-1])
-    return cv2.resize(rgb, shape, interpolation=cv2.INTER_AREA), cv2.resize(ids, shape, interpolation=NEAREST)
-
-
-def _draw_crop(rng: np.random.Generator, image: tuple[int, ...], size: tuple[int, int]) -> np.ndarray:
-    """Image -> frame (3 x 3): 0.8 to 1 of the image's area, its aspect times 3/4 to 4/3, stretched to `size`."""
-    area, aspect = rng.uniform(0.8, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    h, w = image[0] * min(1, np.sqrt(area / aspect)), image[1] * min(1, np.sqrt(area * aspect))
-    top, left = rng.uniform(0, image[0] - h), rng.uniform(0, image[1] - w)
-    sx, sy = size[1] / w, size[0] / h
-    # Pixel centres lie at whole numbers, the picture's edge half a pixel before the first.
-    return np.array([[sx, 0, sx * (0.5 - left) - 0.5], [0, sy, sy * (0.5 - top) - 0.5], [0, 0, 1]])
-
-
-def _draw_affine(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Frame -> frame (3 x 3), about its centre: 20 degrees, 10 % shift, scale 0.9 to 1.1, 10 degrees shear."""
-    h, w = size
-    angle, shear = np.deg2rad(rng.uniform(-20, 20)), np.tan(np.deg2rad(rng.uniform(-10, 10)))
-    c, s = np.cos(angle), np.sin(angle)
-    mirror = np.diag([-1.0 if rng.random() < 0.3 else 1.0, 1.0])
-    form = rng.uniform(0.9, 1.1) * np.array([[c, -s], [s, c]]) @ np.array([[1, shear], [0, 1]]) @ mirror
-    centre = np.array([(w - 1) / 2, (h - 1) / 2])
-    out = np.eye(3)
-    out[:2, :2] = form
-    out[:2, 2] = centre - form @ centre + rng.uniform(-0.1, 0.1, 2) * [w, h]
-    return out
-
-
 # ---- two clips in one
 
 

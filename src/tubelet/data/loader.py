@@ -15,7 +15,6 @@ The sources here are `functools.partial`s of plain functions, so that they also 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import cv2
@@ -26,10 +25,12 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tubelet.data.augment import augment_video, merge, move_image
-from tubelet.data.dataset import VideoItem, open_image, read_mask
+from tubelet.data.augment import augment_video, merge
+from tubelet.data.dataset import VideoItem
 from tubelet.data.sampling import renumber, sample_clip
 from tubelet.data.shapes import CALM, Tubes, make_tubes
+from tubelet.data.still_sets import Still
+from tubelet.data.stills import move_image
 from tubelet.data.synthetic import make_clip
 from tubelet.types import VOID, Clip, FlowLabels, Labels, TubeLabels
 
@@ -222,15 +223,20 @@ def _draw_video(rng: np.random.Generator, *, videos, size, frames, max_gap, colo
     return rgb, renumber(rng, ids)  # the crop may have lost objects
 
 
-def image_source(pairs: Sequence[tuple[Path, Path]], size: tuple[int, int], frames: int) -> Source:
-    """Clips made of still images with id masks (image file, mask file), moved as `move_image` does."""
-    return partial(_draw_image, pairs=list(pairs), size=size, frames=frames)
+def image_source(stills: Sequence[Still], size: tuple[int, int], frames: int, **options: float) -> Source:
+    """Clips made of still images with masks (`still_sets.read_stills`), drawn with equal chance and moved as
+    `move_image` does; `options` are its `bend`, `blurred` and `covered`.
+
+    In half of the clips what may come in front of the objects is an object of another image."""
+    return partial(_draw_image, stills=list(stills), size=size, frames=frames, options=options)
 
 
-def _draw_image(rng: np.random.Generator, *, pairs, size, frames) -> RgbIds:
-    image, mask = pairs[rng.integers(len(pairs))]
-    rgb = np.asarray(open_image(image).convert("RGB"))
-    rgb, ids = move_image(rng, rgb, read_mask(mask), frames, size)
+def _draw_image(rng: np.random.Generator, *, stills, size, frames, options) -> RgbIds:
+    one, two = rng.integers(len(stills), size=2)
+    rgb, ids = stills[one].load()
+    # the same once more in front would be an object and background at once
+    foreign = one != two and options.get("covered") != 0 and rng.random() < 0.5
+    rgb, ids = move_image(rng, rgb, ids, frames, size, other=stills[two].load() if foreign else None, **options)
     return rgb, renumber(rng, ids)
 
 

@@ -1,8 +1,10 @@
 """What all recipes have in common: where a run lives, and the run itself."""
 
+import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -22,6 +24,10 @@ class Run:
     """Stop (and save) after so many minutes; the schedule stays that of the whole run."""
     log_every: int = 20
     save_every: int = 200
+
+    def folder(self, name: str) -> Path:
+        """Of the run of the recipe `name`."""
+        return self.out / name
 
 
 @runtime_checkable
@@ -53,7 +59,8 @@ def fit(
     metadata: dict[str, str] | None = None,
     **options: Any,
 ) -> Path:
-    """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`.
+    """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`, the recipe
+    in `config.json` and what `train.loop.train` writes. A run that goes on with another recipe says so in a warning.
 
     `sources` and `collate` are those of a `ClipStream`, `options` those of `train.loop.train`. `metadata` goes into the
     weights, beside the names of the model and of the recipe. The batch is that of a process: with n processes a step
@@ -62,18 +69,26 @@ def fit(
     from accelerate import PartialState
 
     from tubelet.data.loader import ClipStream, load
-    from tubelet.train.curves import draw_curves
     from tubelet.train.loop import train
     from tubelet.weights import save
 
     state, run = PartialState(cpu=not torch.cuda.is_available()), recipe.run
     part = (state.process_index, state.num_processes)
     stream = ClipStream(sources, batch=recipe.batch, seed=recipe.seed, part=part, collate=collate)
-    folder, began = run.out / name, time.monotonic()
+    folder, began = run.folder(name), time.monotonic()
+    config = config_of(name, recipe, processes=state.num_processes)
+    if state.is_main_process:
+        warn_of_changes(folder, config)
+
+    def batches(start: int, stop: int):
+        if state.is_main_process:  # not before: a checkpoint that does not fit the recipe keeps its own config
+            write_config(folder, config)
+        return load(stream, start=start, stop=stop, workers=run.workers)
+
     trained = train(
         model,
         groups,
-        lambda start, stop: load(stream, start=start, stop=stop, workers=run.workers),
+        batches,
         steps=recipe.steps,
         folder=folder,
         precision=recipe.precision,
@@ -86,5 +101,53 @@ def fit(
     if state.is_main_process:
         about = {"model": recipe.model, "recipe": name, **(metadata or {})}
         save(trained, folder / "weights.safetensors", metadata=about)
-        draw_curves(folder)
     return folder
+
+
+def config_of(name: str, recipe: Recipe, *, processes: int) -> dict[str, Any]:
+    """All that a run is made of, as JSON has it: paths are strings, tuples lists."""
+    import torch
+
+    import tubelet
+
+    fields = json.loads(json.dumps(asdict(recipe), default=str))  # pyright: ignore[reportArgumentType]
+    versions = {"tubelet": tubelet.__version__, "torch": torch.__version__}
+    return {"name": name, **versions, "processes": processes, "recipe": fields}
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """`folder/config.json`, whole or not at all."""
+    part = folder / "config.json.part"
+    part.write_text(json.dumps(config, indent=2) + "\n")
+    part.replace(folder / "config.json")
+
+
+def warn_of_changes(folder: Path, config: dict[str, Any]) -> None:
+    """Says which fields are other than when the run of the folder was last worked on, if there is one.
+
+    The fields of `run` do not count: they do not change what is learned."""
+    from tubelet.train.checkpoint import NAME
+
+    path = folder / "config.json"
+    if not path.is_file() or not (folder / NAME).is_file():
+        return
+    was, now = (flat({"processes": c["processes"], **c["recipe"]}) for c in (json.loads(path.read_text()), config))
+    changed = [
+        f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+        for key in {**was, **now}
+        if was.get(key) != now.get(key) and not key.startswith("run.") and key != "about"
+    ]
+    if changed:
+        warnings.warn(
+            f"the run in {folder} goes on with another recipe: {'; '.join(changed)}; to begin anew, give another "
+            "--run.out",
+            stacklevel=3,
+        )
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields under their names on the command line: `data.davis_gap`."""
+    out = {}
+    for key, value in fields.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tubelet.data.dataset import VideoItem
     from tubelet.data.loader import Source
     from tubelet.models.aot.model import AOT
+    from tubelet.train.worst import Worst
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,16 @@ class Data:
 
     synthetic: float = 0.0
     """Share of procedural clips (need no data)."""
-    images: Path | None = None
-    """Stage one: folder with JPEGImages/NAME and Annotations/NAME of index PNGs (COCO, ECSSD, MSRA10K, ...)."""
+    images: tuple[Path, ...] = ()
+    """Stage one: folders of still images with masks, each laid out as its set was published (PASCAL VOC, COCO, ECSSD,
+    MSRA10K, PASCAL-S), or with JPEGImages/NAME and Annotations/NAME of index PNGs."""
+    bend: float = 0.0
+    """How much still images are bent from frame to frame, as a share of their size. The paper has none of this and the
+    next two; 0.04, 0.2 and 0.2 are a start."""
+    blurred: float = 0.0
+    """Share of their frames that are out of focus."""
+    covered: float = 0.0
+    """Share of their later frames in which something lies over the objects."""
     davis: Path | None = None
     """DAVIS root."""
     davis_year: int = 2017
@@ -48,7 +57,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Validation:
-    """Videos that are followed every so often with the averaged weights: J&F into the log and `curves.png`."""
+    """Videos that are followed every so often with the averaged weights: J&F into the log and `curves.png`,
+    the worst frames into `worst.png`."""
 
     every: int = 0
     """Steps from one time to the next; 0 for never."""
@@ -114,13 +124,16 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
 def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
     from tubelet.data.loader import image_source, merged_source, synthetic_source, video_source
+    from tubelet.data.still_sets import read_stills
     from tubelet.data.ytvos import read_ytvos
 
     data, size, found = recipe.data, (recipe.crop, recipe.crop), []
     if data.synthetic > 0:
         found.append((synthetic_source(size, recipe.frames), data.synthetic))
-    if data.images is not None:
-        found.append((image_source(image_pairs(data.images), size, recipe.frames), 1.0))
+    if data.images:
+        stills = [still for root in data.images for still in read_stills(root)]
+        beyond = {"bend": data.bend, "blurred": data.blurred, "covered": data.covered}
+        found.append((image_source(stills, size, recipe.frames, **beyond), 1.0))
     if data.davis is not None:
         found.append(
             (
@@ -146,15 +159,19 @@ def davis_videos(data: Data, split: str) -> "list[VideoItem]":
     return list(read_davis(data.davis, year=data.davis_year, split=split, resolution=data.davis_resolution))
 
 
-def validation(recipe: VosRecipe) -> "Callable[[AOT], dict[str, float]]":
-    """A function that follows the validation videos; J&F of each source, the first frame not scored."""
+def validation(recipe: VosRecipe, worst_frames: Path | None = None) -> "Callable[[AOT], dict[str, float]]":
+    """A function that follows the validation videos; J&F of each source, the first frame not scored.
+
+    Each time it draws the frames with the lowest J&F into the PNG `worst_frames`, the last time's are overwritten."""
     from tubelet.data.dataset import VideoItem
     from tubelet.data.synthetic import make_clip
+    from tubelet.train.worst import Worst
 
     wanted, size = recipe.validation, (recipe.crop, 16 * recipe.crop // 9)
     sets: dict[str, list] = {
         "synthetic J&F": [
-            make_clip([recipe.seed, i, 0], frames=wanted.frames, size=size, pace=1.5) for i in range(wanted.synthetic)
+            (f"synthetic {i}", *make_clip([recipe.seed, i, 0], frames=wanted.frames, size=size, pace=1.5))
+            for i in range(wanted.synthetic)
         ],
         "DAVIS J&F": [] if wanted.davis_split is None else davis_videos(recipe.data, wanted.davis_split),
     }
@@ -163,43 +180,39 @@ def validation(recipe: VosRecipe) -> "Callable[[AOT], dict[str, float]]":
         if not isinstance(video, VideoItem):
             return video
         shown = range(min(wanted.frames, len(video)))
-        return [video.load_frame(t).rgb for t in shown], [video.load_mask(t) for t in shown]
+        return video.name, [video.load_frame(t).rgb for t in shown], [video.load_mask(t) for t in shown]
 
     def score(model: "AOT") -> dict[str, float]:
-        return {
-            name: sum(jf_of_following(model, *load(video)) for video in videos) / len(videos)
-            for name, videos in sets.items()
-            if videos
-        }
+        worst, numbers = Worst(), {}
+        for kind, videos in sets.items():
+            if videos:
+                numbers[kind] = sum(jf_of_following(model, *load(video), worst=worst) for video in videos) / len(videos)
+        if worst_frames is not None:
+            worst.save(worst_frames)
+        return numbers
 
     return score
 
 
-def jf_of_following(model: "AOT", rgb: "Sequence[np.ndarray]", ids: "Sequence[np.ndarray]") -> float:
-    """J&F of a video's frames after the first, whose masks are given."""
+def jf_of_following(
+    model: "AOT", name: str, rgb: "Sequence[np.ndarray]", ids: "Sequence[np.ndarray]", worst: "Worst"
+) -> float:
+    """J&F of a video's frames after the first, whose masks are given. The frames that are worst of all go to `worst`,
+    at most three of a video, so that one lost object does not crowd out the rest."""
     from tubelet.metrics.jf import score_sequence
     from tubelet.run import follow
+    from tubelet.train.worst import truth_and_prediction
     from tubelet.types import Frame, Prompt, visible
 
     frames = (Frame(picture, t) for t, picture in enumerate(rgb))
-    found = follow(frames, model.session(), {0: Prompt(ids[0])})
-    pairs = ((ids[frame.index], result.labels) for frame, result in found if frame.index)
-    return score_sequence(pairs, objects=visible(ids[0])).jf_mean
-
-
-def image_pairs(root: Path) -> list[tuple[Path, Path]]:
-    """(image, index PNG) of every image below JPEGImages that has an annotation of the same name."""
-    from tubelet.data.dataset import list_images
-
-    pairs = []
-    for folder in sorted(p for p in (root / "JPEGImages").glob("*") if p.is_dir()):
-        masks = {p.stem: p for p in list_images(root / "Annotations" / folder.name)}
-        pairs += [(p, masks[p.stem]) for p in list_images(folder) if p.stem in masks]
-    if not pairs:
-        raise FileNotFoundError(
-            f"no image with a mask below {root}: expected JPEGImages/NAME/x.jpg, Annotations/NAME/x.png"
-        )
-    return pairs
+    results = follow(frames, model.session(), {0: Prompt(ids[0])})
+    found = {frame.index: result.labels for frame, result in results}
+    score = score_sequence(((ids[t], found[t]) for t in range(1, len(ids))), objects=visible(ids[0]))
+    of_frame = (score.j + score.f).mean(axis=0) / 2  # of frame 1 and those after it
+    for t, jf in sorted(enumerate(of_frame.tolist(), start=1), key=lambda entry: entry[1])[:3]:
+        title = f"{name}, frame {t}"
+        worst.add(jf, partial(truth_and_prediction, rgb[t], ids[t], found[t], name=title, score=f"J&F {jf:.3f}"))
+    return score.jf_mean
 
 
 def run(name: str, recipe: VosRecipe) -> Path:
@@ -233,7 +246,7 @@ def run(name: str, recipe: VosRecipe) -> Path:
         collate=collate,
         schedule=schedule(recipe),
         rate=partial(polynomial, steps=recipe.steps, floor=recipe.floor_lr),
-        evaluate=validation(recipe) if recipe.validation.every else None,
+        evaluate=validation(recipe, recipe.run.folder(name) / "worst.png") if recipe.validation.every else None,
         evaluate_every=recipe.validation.every,
     )
 
@@ -251,7 +264,7 @@ RECIPES: dict[str, VosRecipe] = {
     # Swin's crop `--crop 464`.
     "aot-pretrain": VosRecipe(
         "aot-t", steps=100_000, batch=16, lr=4e-4, weight_decay=0.03, reference_share=0.1, feedback_from=1.0,
-        data=Data(images=Path("data/static"), merge=1.0),
+        data=Data(images=(Path("data/static"),), merge=1.0),
         about="Stage one of the paper, still images. 4 V100 for 0.6 days (the authors'; not run by us).",
     ),
     "aot-main": VosRecipe(

@@ -244,7 +244,7 @@ RECIPES: dict[str, VssRecipe] = {
         about="Between the stages on CamVid, in the place of Flying Chairs; `--weights` of mask2former-camvid.",
     ),
     "mpvss-camvid": VssRecipe(
-        "mpvss-tiny", steps=2_000, batch=4, lr=5e-4, encoder_lr_scale=1.0, clip_norm=1.0, warmup=0.02, points=3136,
+        "mpvss-tiny", steps=2_000, batch=4, lr=2e-4, encoder_lr_scale=1.0, clip_norm=1.0, warmup=0.02, points=3136,
         ema_share=0.05, precision="no", data=CAMVID_PAIRS,
         about="Stage 2 on CamVid; `--weights` of mask2former-camvid to start from.",
     ),

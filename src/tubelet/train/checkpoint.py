@@ -30,12 +30,17 @@ def save_run(
 
 
 def load_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema) -> tuple[int, dict]:
-    """Restores what `save_run` wrote; returns (step, numbers), or (0, {}) if the folder holds no run yet."""
+    """Restores what `save_run` wrote; returns (step, numbers), or (0, {}) if the folder holds no run yet.
+
+    Raises `ValueError` if that was a run of another model."""
     path = folder / NAME
     if not path.is_file():
         return 0, {}
     state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of another model than the one to train; train that in another folder") from error
     optimizer.load_state_dict(state["optimizer"])
     ema.load_state_dict(state["ema"])
     return state["step"], state["numbers"]

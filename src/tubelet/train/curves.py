@@ -38,7 +38,7 @@ def _draw(axes, entries: list[dict], *, smooth: int, marker: str = "") -> None:
         steps, values = np.array([(e["step"], e[name]) for e in entries if name in e]).T
         axes.plot(steps, trailing_mean(values, smooth), marker=marker, label=name)
     axes.grid(alpha=0.3)
-    if entries:
+    if axes.lines:
         axes.legend()
 
 

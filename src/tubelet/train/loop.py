@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from tubelet.train.checkpoint import load_run, save_run
+from tubelet.train.curves import draw_curves
 from tubelet.train.log import Log
 from tubelet.train.optim import Ema, polynomial, set_lr
 from tubelet.train.speed import cpu_kernels
@@ -58,7 +59,8 @@ def train(
     or `fp16`. `rate(step, base_lr)`: the learning rate of a group (None: `optim.polynomial` down to 2e-5). `ema_share`:
     the average looks back over this share of all steps (0: not at all). `evaluate` gets the averaged model.
     `stop(step)`: whether to save and leave early (the schedule stays that of `steps`). `seed`: with the number of a
-    step, of all chance in it (drop path, identities), so that it is the same however the run was cut.
+    step, of all chance in it (drop path, identities), so that it is the same however the run was cut. `folder` gets
+    the log (`log.Log`), and with every save `last.pt` and `curves.png`.
 
     Raises `FloatingPointError` with the step, its clips and the losses as soon as a loss is not finite."""
     # Not every parameter has a gradient at every step: the identity bank of AOT has none during feedback.
@@ -78,6 +80,7 @@ def train(
         def save() -> None:
             if main:
                 save_run(folder, step, model, optimizer, ema, {"seconds": seconds + time.monotonic() - began})
+                draw_curves(folder)
 
         model.train()
         for clip, labels in batches(step, steps):
@@ -94,13 +97,15 @@ def train(
             if step % log_every == 0 and log:
                 pace = (step - resumed) / (time.monotonic() - began)
                 log.write(step=step, **values, norm=float(norm or 0), lr=optimizer.param_groups[0]["lr"], rate=pace)
-            if step % save_every == 0:
-                save()
             if evaluate is not None and evaluate_every and step % evaluate_every == 0 and log:
                 log.write(step=step, **evaluate(averaged(model, ema)))
+            if step % save_every == 0:  # after the evaluation: the log of a saved step is whole
+                save()
             if agreed(stop(step), accelerator):
                 break
         save()
+        if log:
+            log.close()
         return averaged(model, ema)
 
 
