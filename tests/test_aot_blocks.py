@@ -134,7 +134,7 @@ def test_initialisation_of_drop_path_is_constant():
 
 def test_decoder_takes_odd_maps_and_has_an_entrance_per_depth():
     decoder = Decoder([512, 768], (24, 32, 96), 11, channels=C, align_corners=True)
-    shortcuts = [noise(2, 24, 9, 13), noise(2, 32, 5, 7), noise(2, 96, 3, 4)]
+    shortcuts = decoder.adapt([noise(2, 24, 9, 13), noise(2, 32, 5, 7), noise(2, 96, 3, 4)])
     assert decoder(noise(2, 512, 3, 4), shortcuts, 0).shape == (2, 11, 9, 13)
     assert decoder(noise(2, 768, 3, 4), shortcuts, 1).shape == (2, 11, 9, 13)
 

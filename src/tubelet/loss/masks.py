@@ -1,36 +1,10 @@
-"""Losses on label maps: one class (or object) per pixel."""
+"""Losses on label maps: one class (or object) per pixel. All samples of a batch at once."""
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tubelet.types import VOID
-
-
-def bootstrapped_cross_entropy(
-    logits: Float[Tensor, "N H W"], ids: Int[Tensor, "H W"], *, hard_fraction: float = 1.0
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the hardest `hard_fraction` of the pixels; void pixels (255) do not count."""
-    per_pixel = F.cross_entropy(logits[None], ids[None], ignore_index=VOID, reduction="none").flatten()
-    valid = max(1, int((ids != VOID).sum()))
-    if hard_fraction >= 1:
-        return per_pixel.sum() / valid
-    return per_pixel.topk(max(1, int(hard_fraction * valid))).values.mean()
-
-
-def soft_jaccard(logits: Float[Tensor, "N H W"], ids: Int[Tensor, "H W"]) -> Float[Tensor, ""]:
-    """1 - soft IoU of the class probabilities, averaged over the classes present in `ids`, background included.
-
-    0 where every pixel is void."""
-    valid = (ids != VOID).flatten()
-    probability = logits.softmax(0).flatten(1)[:, valid]
-    truth = F.one_hot(ids.flatten()[valid], logits.shape[0]).T.to(probability.dtype)
-    overlap = (probability * truth).sum(1)
-    union = probability.sum(1) + truth.sum(1) - overlap
-    present: Bool[Tensor, " N"] = truth.any(1)
-    loss = 1 - (overlap + 1e-6) / (union + 1e-6)
-    return (loss * present).sum() / present.sum().clamp(min=1)
 
 
 def segmentation_loss(
@@ -39,10 +13,43 @@ def segmentation_loss(
     objects: Int[Tensor, " B"],
     *,
     hard_fraction: float = 1.0,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(cross-entropy, Jaccard) of AOT, each the mean over samples; sample b has the channels 0..objects[b]."""
-    # `unbind` and not `logits[b]`, whose gradient is a zero batch per sample.
-    pairs = [(x[: n + 1].float(), y.long()) for x, y, n in zip(logits.unbind(), ids.unbind(), objects.tolist())]
-    entropy = [bootstrapped_cross_entropy(x, y, hard_fraction=hard_fraction) for x, y in pairs]
-    jaccard = [soft_jaccard(x, y) for x, y in pairs]
-    return torch.stack(entropy).mean(), torch.stack(jaccard).mean()
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """(cross-entropy, Jaccard) of AOT, of each sample; sample b has the channels 0..objects[b], the others do not enter
+    its softmax."""
+    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
+    log_p = logits.float().masked_fill(absent[:, :, None, None], float("-inf")).log_softmax(1).flatten(2)
+    ids = ids.long().flatten(1)
+    return bootstrapped_cross_entropy(log_p, ids, hard_fraction=hard_fraction), soft_jaccard(log_p, ids)
+
+
+def bootstrapped_cross_entropy(
+    log_p: Float[Tensor, "B N n"], ids: Int[Tensor, "B n"], *, hard_fraction: float = 1.0
+) -> Float[Tensor, " B"]:
+    """Of each sample the mean over its `hard_fraction` of hardest pixels; void pixels (255) do not count.
+
+    `log_p`: log probabilities."""
+    void = ids == VOID
+    per_pixel = -log_p.gather(1, ids.masked_fill(void, 0)[:, None])[:, 0].masked_fill(void, 0)
+    valid = (~void).sum(1)
+    if hard_fraction >= 1:
+        return per_pixel.sum(1) / valid.clamp(min=1)
+    kept = (hard_fraction * valid.double()).long().clamp(min=1)
+    hardest = per_pixel.topk(int(kept.max()), dim=1).values
+    counts = torch.arange(hardest.shape[1], device=ids.device) < kept[:, None]
+    return (hardest * counts).sum(1) / kept
+
+
+def soft_jaccard(log_p: Float[Tensor, "B N n"], ids: Int[Tensor, "B n"]) -> Float[Tensor, " B"]:
+    """1 - soft IoU of the class probabilities, averaged over the classes present in a sample, background included.
+
+    0 where every pixel is void."""
+    valid = (ids != VOID).to(log_p)
+    index = ids.masked_fill(ids == VOID, 0)
+    p = log_p.exp()
+    nothing = p.new_zeros(p.shape[:2])
+    overlap = nothing.scatter_add(1, index, p.gather(1, index[:, None])[:, 0] * valid)
+    truth = nothing.scatter_add(1, index, valid)
+    union = (p * valid[:, None]).sum(2) + truth - overlap
+    loss = 1 - (overlap + 1e-6) / (union + 1e-6)
+    present = truth > 0
+    return (loss * present).sum(1) / present.sum(1).clamp(min=1)

@@ -211,13 +211,17 @@ class Decoder(nn.Module):
         self.conv4, self.adapter4 = ConvNorm(half, half, 3), nn.Conv2d(c4, half, 1)
         self.out = nn.Conv2d(half, identities, 1)
 
+    def adapt(self, maps: list[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
+        """The encoder's maps at strides 4, 8 and 16 as shortcuts: once per frame, however often that is decoded."""
+        return [self.adapter4(maps[0]), self.adapter8(maps[1]), self.adapter16(maps[2])]
+
     def forward(
         self, x: Float[Tensor, "B _ h16 w16"], shortcuts: list[Float[Tensor, "B _ _ _"]], entrance: int
     ) -> Float[Tensor, "B M h4 w4"]:
         x4, x8, x16 = shortcuts
-        x = self.conv16(self.entrances[entrance](x) + self.adapter16(x16))
-        x = self.conv8(self.enlarge(x, x8) + self.adapter8(x8))
-        x = self.conv4(self.enlarge(x, x4) + self.adapter4(x4))
+        x = self.conv16(self.entrances[entrance](x) + x16)
+        x = self.conv8(self.enlarge(x, x8) + x8)
+        x = self.conv4(self.enlarge(x, x4) + x4)
         return self.out(x)
 
     def enlarge(self, x: Float[Tensor, "B C h w"], like: Tensor) -> Float[Tensor, "B C _ _"]:

@@ -34,7 +34,7 @@ LONG_EDGE = 1040  # 1.3 * 800, the authors' limit for 480p
 
 
 class Encoded(NamedTuple):
-    """An encoded frame: the LSTT's input tokens, their (h, w), and the shortcuts at strides 4, 8, 16."""
+    """An encoded frame: the LSTT's input tokens, their (h, w), and the decoder's shortcuts at strides 4, 8, 16."""
 
     tokens: Float[Tensor, "B hw C"]
     size: tuple[int, int]
@@ -82,7 +82,7 @@ class AOT(nn.Module):
         """Normalised RGB whose sides are 16k + 1 (16k without `align_corners`)."""
         maps = self.encoder(images)
         x = self.projector(maps[-1])
-        return Encoded(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3]), maps[:3])
+        return Encoded(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3]), self.decoder.adapt(maps[:3]))
 
     def embed_identities(self, masks: Float[Tensor, "B 11 H W"]) -> Float[Tensor, "B hw 256"]:
         """Equation 2, patch-wise: the sum over each 16 x 16 patch of the vectors of the identities found there.

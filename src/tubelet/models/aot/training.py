@@ -1,7 +1,5 @@
 """The sequential training of the AOT family (paper, sections 4.1, 4.3 and 5): `AOT.loss` step by step."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -11,15 +9,6 @@ from tubelet.loss.masks import segmentation_loss
 from tubelet.models.aot.blocks import Memory
 from tubelet.models.aot.model import AOT, IDENTITIES, Encoded
 from tubelet.types import VOID, Clip, Labels
-
-
-class Truth(NamedTuple):
-    """What the losses of a batch of clips need to know of it."""
-
-    ids: Int[Tensor, "B T H W"]
-    objects: Int[Tensor, " B"]
-    identities: Int[Tensor, "B 11"]  # the matrix P of equation 2: which identity an object has
-    hard_fraction: float
 
 
 def clip_loss(
@@ -36,47 +25,86 @@ def clip_loss(
     batch, time = clip.images.shape[:2]
     assert time > 1, "a training clip has a reference frame and at least one to predict"
     identities = shuffle_identities(batch, clip.numbers).to(labels.ids.device)
-    truth = Truth(labels.ids, labels.objects, identities, hard_fraction)
     frames = model.encode_clip(clip)
 
-    outputs, memory = model.refer(frames[0], embed(model, labels.ids[:, 0], identities, frozen=feedback))
-    reference = clip.images.new_zeros(())
-    if reference_weight > 0:
-        reference = reference_weight * frame_loss(model, frames[0], outputs, truth, 0)[0].sum()
-
-    losses, long, short = [], [[m] for m in memory], memory
+    reference, memory = model.refer(frames[0], embed(model, labels.ids[:, 0], identities, frozen=feedback))
+    outputs, logits = [reference], [model.decode(frames[0], reference)] if reference_weight > 0 else []
+    long, short = [[m] for m in memory], memory
     for t in range(1, time):
-        outputs, matched = model.propagate(frames[t], [(join(kept), s) for kept, s in zip(long, short)])
-        loss, logits = frame_loss(model, frames[t], outputs, truth, t)
-        losses.append(loss)
+        found, matched = model.propagate(frames[t], [(join(kept), s) for kept, s in zip(long, short)])
+        outputs.append(found)
+        logits.append(model.decode(frames[t], found))
         if t == time - 1:
             break
-        masks = argmax_of_present(logits, labels.objects) if feedback else labels.ids[:, t]
+        masks = labels.ids[:, t]
+        if feedback:
+            shown = of_objects(model, logits[-1].detach(), masks.shape[1:], labels.objects, identities)
+            masks = argmax_of_present(shown, labels.objects)
         short = model.memorize(matched, embed(model, masks, identities, frozen=feedback))
         if model.memory_gap is not None and t % memory_gap == 0:
             long = [[*kept, m] for kept, m in zip(long, short)]
-    entropy, jaccard = torch.stack(losses).mean(0)
-    return {"cross_entropy": entropy, "jaccard": jaccard, "reference": reference}
+
+    first = time - len(logits)  # the reference frame is decoded only if it counts
+    truth = Labels(labels.ids[:, first:], labels.objects)
+    losses = frame_losses(
+        model, frames[first:], outputs[first:], logits, truth, identities, hard_fraction=hard_fraction
+    )
+    entropy, jaccard = losses[1 - first :].mean(0)
+    return {
+        "cross_entropy": entropy,
+        "jaccard": jaccard,
+        "reference": reference_weight * losses[: 1 - first].sum(),
+    }
 
 
-def frame_loss(
-    model: AOT, frame: Encoded, outputs: list[Float[Tensor, "B hw 256"]], truth: Truth, t: int
-) -> tuple[Float[Tensor, "2"], Float[Tensor, "B M H W"]]:
-    """Half the cross-entropy and half the Jaccard loss of frame t, and its logits, those of object o in channel o
-    (M - 1: the most objects of a clip).
+def frame_losses(
+    model: AOT,
+    frames: list[Encoded],
+    outputs: list[list[Float[Tensor, "B hw 256"]]],
+    logits: list[Float[Tensor, "B 11 h4 w4"]],
+    truth: Labels,
+    identities: Int[Tensor, "B 11"],
+    *,
+    hard_fraction: float,
+) -> Float[Tensor, "T 2"]:
+    """Half the cross-entropy and half the Jaccard loss of each frame, of which `logits` are the deepest.
 
-    A scalable model is supervised at every depth, the deeper the more (equation 4); the logits are the deepest ones."""
-    losses, weights, logits = [], [], frame.tokens
-    chosen = truth.identities[:, : int(truth.objects.max()) + 1]  # no clip of the batch has more objects
+    A scalable model is supervised at every depth, the deeper the more (equation 4). Masks are fed back from the deepest
+    alone, so what the others say of all frames is decoded at once."""
+    time, batch = len(frames), len(identities)
+    ids, objects = truth.ids.transpose(0, 1).flatten(0, 1), truth.objects.repeat(time)
+    all_frames = Encoded(
+        torch.cat([frame.tokens for frame in frames]),
+        frames[0].size,
+        [torch.cat(maps) for maps in zip(*(frame.shortcuts for frame in frames))],
+    )
+    all_outputs = [torch.cat(layer) for layer in zip(*outputs)]
+    total, weights = torch.zeros(2, time * batch, device=ids.device), 0.0
     for depth in range(1, model.depth + 1) if model.scalable else (model.depth,):
-        logits = model.decode(frame, outputs[:depth]).float()
-        logits = logits.gather(1, chosen[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
-        logits = F.interpolate(logits, truth.ids.shape[2:], mode="bilinear", align_corners=model.align_corners)
-        parts = segmentation_loss(logits, truth.ids[:, t], truth.objects, hard_fraction=truth.hard_fraction)
-        losses.append(torch.stack(parts))
-        weights.append(2.0**depth)
-    total = sum((weight * loss for weight, loss in zip(weights, losses)), torch.zeros_like(losses[0]))
-    return 0.5 * total / sum(weights), logits
+        x = torch.cat(logits) if depth == model.depth else model.decode(all_frames, all_outputs[:depth])
+        x = of_objects(model, x, ids.shape[1:], objects, identities.repeat(time, 1))
+        parts = segmentation_loss(x, ids, objects, hard_fraction=hard_fraction)
+        total, weights = total + 2.0**depth * torch.stack(parts), weights + 2.0**depth
+    return 0.5 / weights * total.unflatten(1, (time, batch)).mean(2).T
+
+
+def of_objects(
+    model: AOT,
+    logits: Float[Tensor, "B 11 h4 w4"],
+    size: tuple[int, ...],
+    objects: Int[Tensor, " B"],
+    identities: Int[Tensor, "B 11"],
+) -> Float[Tensor, "B M H W"]:
+    """Logits at `size` (H, W), those of object o in channel o (M - 1: the most objects of a sample)."""
+    chosen = identities[:, : int(objects.max()) + 1]  # the matrix P of equation 2
+    x = logits.float().gather(1, chosen[:, :, None, None].expand(-1, -1, *logits.shape[2:]))
+    return F.interpolate(x, size, mode="bilinear", align_corners=model.align_corners)
+
+
+def argmax_of_present(logits: Float[Tensor, "B M H W"], objects: Int[Tensor, " B"]) -> Int[Tensor, "B H W"]:
+    """The winning object of each pixel, among the first objects[b] of sample b and the background."""
+    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
+    return logits.masked_fill(absent[:, :, None, None], float("-inf")).argmax(1)
 
 
 def embed(
@@ -103,9 +131,3 @@ def shuffle_identities(batch: int, numbers: Int[Tensor, " B"] | None = None) -> 
     generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
     shuffled = torch.stack([torch.randperm(IDENTITIES, generator=g) + 1 for g in generators])
     return torch.cat((torch.zeros(batch, 1, dtype=torch.long), shuffled), dim=1)
-
-
-def argmax_of_present(logits: Float[Tensor, "B M H W"], objects: Int[Tensor, " B"]) -> Int[Tensor, "B H W"]:
-    """The winning object of each pixel, among the first objects[b] of sample b and the background."""
-    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
-    return logits.detach().masked_fill(absent[:, :, None, None], float("-inf")).argmax(1)
