@@ -36,6 +36,8 @@ class Row:
 
     title: str
     interval: int
+    keys: int
+    """Key frames."""
     score: SemanticScore
     seconds: float
     """Per frame."""
@@ -47,14 +49,14 @@ def measure(title: str, model: MPVSS, root: Path, shown: list[str], **options: A
     """Predicts the validation frames and scores them."""
     videos = read_camvid(root, "val")
     with tempfile.TemporaryDirectory() as folder:
-        seconds, frames = 0.0, 0
+        seconds, frames, keys = 0.0, 0, 0
         for video in videos:
             session = model.session(short_edge=360, long_edge=480, **options)
             summary = label_item(video, session, Path(folder), palette("camvid"))
-            seconds, frames = seconds + summary.model_seconds, frames + summary.frames
+            seconds, frames, keys = seconds + summary.model_seconds, frames + summary.frames, keys + session.keys
         score = score_camvid(next(iter(videos[0].labels.values())).parent, folder)
         maps = [np.asarray(Image.open(Path(folder) / f"{name}.png")) for name in shown]
-    row = Row(title, options["interval"], score, seconds / frames, maps)
+    row = Row(title, options["interval"], keys, score, seconds / frames, maps)
     print(line(row), flush=True)
     return row
 
@@ -63,7 +65,7 @@ def line(row: Row) -> str:
     """Of the table."""
     numbers = [row.score.miou, row.score.weighted_iou, row.score.consistency["VC8"].mean]
     cells = [f"{100 * (number or 0):.1f}" for number in numbers]
-    return f"| {row.interval} | {row.title} | {' | '.join(cells)} | {1000 * row.seconds:.0f} |"
+    return f"| {row.interval} | {row.title} | {row.keys} | {' | '.join(cells)} | {1000 * row.seconds:.0f} |"
 
 
 def strip(rows: list[Row], root: Path, shown: list[str], path: Path) -> None:
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="a trained MPVSS")
     parser.add_argument("--segmentor", type=Path, help="the per-frame model it began with; by default the same file")
     parser.add_argument("--flownet", type=Path, help="likewise trained, with --motion flownet")
+    parser.add_argument("--doubt", type=float, nargs="*", default=(), help="also key frames when needed, 0..1")
     parser.add_argument("--strip", type=Path, help="write the pictures here")
     parser.add_argument("--intervals", type=int, nargs="+", default=INTERVALS)
     args = parser.parse_args()
@@ -104,10 +107,11 @@ def main() -> None:
     if args.flownet:
         ways.append(("FlowNetS", load(args.model, args.flownet), {}))
     ways.append(("MPVSS", full, {}))
+    ways += [(f"MPVSS, doubt {doubt:g}", full, {"doubt": doubt}) for doubt in args.doubt]
     names = read_camvid(args.data, "val")[0].frame_names
     # the last frames before a key frame at interval 5 and 10, where errors are largest
     shown = [names[i] for i in range(9, len(names), max(10, len(names) // SHOWN // 10 * 10))][:SHOWN]
-    print("| interval | way | mIoU | weighted IoU | VC8 | ms a frame |\n|---|---|---|---|---|---|")
+    print("| interval | way | key frames | mIoU | weighted IoU | VC8 | ms a frame |\n|---|---|---|---|---|---|---|")
     rows = [measure("per frame", segmentor, args.data, shown, interval=1)]
     for interval in args.intervals:
         rows += [

@@ -104,6 +104,10 @@ def test_flownet_fills_the_encoder_of_the_flow_module(tmp_path):
     assert filled.motion is not None
     own, theirs = (x.pyramid.state_dict() for x in (filled.motion, model.motion))
     assert all(torch.equal(own[key], theirs[key]) for key in own)
+    save(model, tmp_path / "ours.safetensors")
+    again = build(VssRecipe("mpvss-tiny", flownet=tmp_path / "ours.safetensors"))
+    assert again.motion is not None
+    assert all(torch.equal(value, theirs[key]) for key, value in again.motion.pyramid.state_dict().items())
     with pytest.raises(ValueError, match="estimates flow; this one has motion none"):
         build(VssRecipe("mpvss-tiny", motion="none", flownet=tmp_path / "flownet.pth"))
 

@@ -74,7 +74,8 @@ class VssRecipe:
     weights: Path | None = None
     """Start from this file: a segmentor (ours or the authors' Mask2Former), or a whole MPVSS."""
     flownet: Path | None = None
-    """A FlowNetS trained on Flying Chairs, for the encoder of the flow module (mmtracking's or FlowNetPytorch's)."""
+    """A FlowNetS, for the encoder of the flow module: trained on Flying Chairs (mmtracking's or FlowNetPytorch's), or
+    one of ours (`flow-camvid`)."""
     precision: str = "fp16"
     seed: int = 0
     about: str = ""
@@ -115,13 +116,17 @@ def build(recipe: VssRecipe) -> "MPVSS":
 
 
 def load_flownet(model: "MPVSS", path: Path) -> None:
-    """Fills the encoder of the flow module. Raises `ValueError` if there is none, or the file is of another kind."""
+    """Fills the encoder of the flow module, from a FlowNetS trained elsewhere or from any of our models with flow.
+
+    Raises `ValueError` if there is none, or the file is of another kind or width."""
     from tubelet.models.mpvss_official import flownet_encoder
-    from tubelet.weights import read_state
+    from tubelet.weights import fill, read_state
 
     if model.motion is None:
         raise ValueError("--flownet is for a model that estimates flow; this one has motion none")
-    model.motion.pyramid.load_state_dict(flownet_encoder(read_state(path)))
+    state, ours = read_state(path), "motion.pyramid."
+    of_ours = {key.removeprefix(ours): value for key, value in state.items() if key.startswith(ours)}
+    fill(model.motion.pyramid, of_ours or flownet_encoder(state), name="the encoder of the flow", source=str(path))
 
 
 def videos(dataset: str, root: Path, split: str) -> "list[SemanticVideo]":
