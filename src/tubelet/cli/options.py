@@ -63,7 +63,7 @@ class Options:
     carry: Literal["flow", "copy", "dis"] | None = None
     """MPVSS: how the frames between get their masks: along the model's flow, as they were, or along classical flow."""
     doubt: float | None = None
-    """MPVSS: go through the segmentor when more than this share of the picture, 0 to 1, is not what the flow says (0.2
+    """MPVSS: go through the segmentor when more than this share of the picture, 0 to 1, is not what the flow says (0.1
     is a start), on average still at most every INTERVAL frames; by default at fixed intervals."""
     only: tuple[str, ...] = ()
     """Models that find objects: only these classes."""

@@ -2,7 +2,7 @@
 
 Two stages: `mask2former-vspw-*` learns to segment single frames; `mpvss-vspw-*` starts from it (`--weights`), freezes
 all of it but its heads, and learns the flow on pairs of frames. Hardware, time and scores are the paper's and were not
-reproduced by us. The `*-camvid` recipes are small enough for a CPU.
+reproduced by us. The `*-camvid` recipes are small enough for a CPU; there the flow learns from made motion in between.
 """
 
 from dataclasses import dataclass, field, replace
@@ -241,16 +241,17 @@ RECIPES: dict[str, VssRecipe] = {
     "mask2former-camvid": VssRecipe(
         "mpvss-tiny", motion="none", learns="all", steps=3_000, batch=4, lr=5e-4, encoder_lr_scale=1.0, clip_norm=1.0,
         warmup=0.02, points=3136, ema_share=0.05, scratch=True, precision="no", data=CAMVID,
-        about="Stage 1 on CamVid, from random weights.",
+        about="Stage 1 on CamVid, from random weights. 45 minutes on one core; 55.7 mIoU on the validation frames.",
     ),
     "flow-camvid": VssRecipe(
         "mpvss-tiny", learns="motion", truth="flow", steps=5_000, batch=4, lr=7e-4, clip_norm=1.0, warmup=0.02,
         ema_share=0.05, precision="no", data=CAMVID,
-        about="Between the stages on CamVid, in the place of Flying Chairs; `--weights` of mask2former-camvid.",
+        about="Between the stages on CamVid, in the place of Flying Chairs: `--weights` of mask2former-camvid. 40 "
+        "minutes on one core; 3,500 steps more, from its weights, make it better still (docs/measured.md).",
     ),
     "mpvss-camvid": VssRecipe(
         "mpvss-tiny", steps=2_000, batch=4, lr=2e-4, encoder_lr_scale=1.0, clip_norm=1.0, warmup=0.02, points=3136,
         ema_share=0.05, precision="no", data=CAMVID_PAIRS,
-        about="Stage 2 on CamVid; `--weights` of mask2former-camvid to start from.",
+        about="Stage 2 on CamVid: `--weights` of flow-camvid. 25 minutes on one core; scores are in docs/measured.md.",
     ),
 }  # fmt: skip
