@@ -3,6 +3,8 @@
 For data whose frames are too far apart to learn motion from; and it gives true flow, for which flow networks are
 otherwise trained on drawings (Flying Chairs: Dosovitskiy et al., ICCV 2015)."""
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -24,7 +26,7 @@ def draw_drift(
     of it. Some of its classes are nearer and move by themselves, so that there are edges where the flow jumps. How
     strong the motion is, is drawn too, from none to this."""
     strength = rng.uniform()
-    own = _places(classes.shape)
+    own = places(classes.shape)
     back = own + _smooth(rng, classes.shape, strength)
     shown = np.unique(classes[classes != VOID])
     near = np.isin(classes, shown[rng.random(len(shown)) < NEARER])
@@ -50,7 +52,7 @@ def drift(
 
 def flow_of(before: Float32[np.ndarray, "H W 2"], seen: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W 2"]:
     """The flow (x, y) in pixels from the later frame to the earlier one; NaN where it was not seen."""
-    return np.where(seen[..., None], before - _places(seen.shape), np.float32(np.nan))
+    return np.where(seen[..., None], before - places(seen.shape), np.float32(np.nan))
 
 
 def inside(before: Float32[np.ndarray, "H W 2"]) -> Bool[np.ndarray, "H W"]:
@@ -60,7 +62,9 @@ def inside(before: Float32[np.ndarray, "H W 2"]) -> Bool[np.ndarray, "H W"]:
     return (x > -0.5) & (x < w - 0.5) & (y > -0.5) & (y < h - 0.5)
 
 
-def _places(size: tuple[int, ...]) -> Float32[np.ndarray, "H W 2"]:
+@lru_cache(maxsize=4)
+def places(size: tuple[int, ...]) -> Float32[np.ndarray, "H W 2"]:
+    """Where (x, y) each pixel of a frame of `size` (H, W) is; shared, so not to be written to."""
     h, w = size
     return np.stack(np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)), 2)
 
@@ -71,7 +75,7 @@ def _smooth(rng: np.random.Generator, size: tuple[int, ...], strength: float) ->
     zoom, turn = 1 + strength * rng.uniform(-ZOOM, ZOOM), np.deg2rad(strength * rng.uniform(-TURN, TURN))
     shift = strength * rng.uniform(-SHIFT, SHIFT, 2) * (w, h)
     bumps = strength * rng.normal(0, BUMPS, (5, 5, 2)).astype(np.float32)
-    from_centre = _places(size) - np.array([(w - 1) / 2, (h - 1) / 2], np.float32)
+    from_centre = places(size) - np.array([(w - 1) / 2, (h - 1) / 2], np.float32)
     c, s = zoom * np.cos(turn), zoom * np.sin(turn)
     rigid = from_centre @ np.array([[c - 1, s], [-s, c - 1]]) + shift
     return (rigid + cv2.resize(bumps, (w, h), interpolation=cv2.INTER_CUBIC) * (w, h)).astype(np.float32)

@@ -4,7 +4,7 @@ The flips, colours, crops and affine motion, and their numbers, are those of AOT
 frames bend like a thin plate, some are out of focus, and in some a thing comes in front. With `bend`, `blurred` and
 `covered` 0 a clip is the reference's."""
 
-from functools import cache, lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from scipy.interpolate import RBFInterpolator
 
 from tubelet.data.augment import FILL, NEAREST, blur, draw_colours, recolour
+from tubelet.data.drift import places
 from tubelet.data.synthetic import draw_outline
 from tubelet.types import VOID, visible
 
@@ -99,7 +100,7 @@ def _draw_view(rng: np.random.Generator, rgb: np.ndarray, ids: np.ndarray, size:
     if not bend:
         frame = cv2.warpAffine(rgb, pose[:2], size[::-1], flags=cv2.INTER_CUBIC, borderValue=FILL)
         return frame, cv2.warpAffine(ids, pose[:2], size[::-1], flags=cv2.INTER_NEAREST)
-    there = _places(size) + draw_bend(rng, size, rng.uniform(0, bend))
+    there = places(size) + draw_bend(rng, size, rng.uniform(0, bend))
     source = cv2.transform(there, np.linalg.inv(pose)[:2])
     frame = cv2.remap(rgb, source, None, cv2.INTER_CUBIC, borderValue=FILL)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return frame, cv2.remap(ids, source, None, cv2.INTER_NEAREST)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -154,12 +155,6 @@ def _plate() -> Float[np.ndarray, "cells points"]:
     control, cells = np.linspace(0, 1, CONTROL), (np.arange(CELLS) + 0.5) / CELLS
     at, of = (np.stack(np.meshgrid(x, x), -1).reshape(-1, 2) for x in (cells, control))
     return RBFInterpolator(of, np.eye(len(of)), kernel="thin_plate_spline")(at)
-
-
-@lru_cache(maxsize=4)
-def _places(size: tuple[int, int]) -> Float32[np.ndarray, "H W 2"]:
-    h, w = size
-    return np.stack(np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)), 2)
 
 
 # ---- what comes in front
