@@ -217,18 +217,11 @@ def _draw(rng: np.random.Generator, *, videos, shares, pair, still, size, camera
     else:
         indices = draw_pair(rng, video, **pair)
         assert indices is not None
-    pictures = [video.rgb(t) for t in indices]
-    maps = [video.classes(t) if t in video.labels else np.full_like(pictures[0][..., 0], VOID) for t in indices]
-    _check_sizes(video, indices, [array.shape[:2] for array in (*pictures, *maps)])
-    shot = draw_shot(rng, pictures[0].shape[:2], size, **camera)
-    pictures, maps = [shot.picture(rgb) for rgb in pictures], [shot.classes(classes) for classes in maps]
+    pictures, maps = _read(video, indices)
+    shot = draw_shot(rng, maps[0].shape, size, **camera)
     if moved:
-        height, width = shot.window[2:]
-        rgb, classes = pictures[0][:height, :width], maps[0][:height, :width]
-        rgb, classes = drift(rgb, classes, *draw_drift(rng, classes))
-        pictures.append(shot.padded(rgb, 0))
-        maps.append(shot.padded(classes, VOID))
-    return np.stack(pictures), np.stack(maps)
+        return _drifted(rng, shot, pictures[0], maps[0])[:2]
+    return np.stack([shot.picture(rgb) for rgb in pictures]), np.stack([shot.classes(classes) for classes in maps])
 
 
 def flow_source(
@@ -252,15 +245,31 @@ def flow_source(
 
 def _draw_flow(rng: np.random.Generator, *, frames, size, camera) -> RgbFlow:
     video, t = frames[int(rng.integers(len(frames)))]
-    rgb = video.rgb(t)
-    classes = video.classes(t) if t in video.labels else np.full(rgb.shape[:2], VOID, np.uint8)
-    _check_sizes(video, (t,), [rgb.shape[:2], classes.shape])
-    shot = draw_shot(rng, rgb.shape[:2], size, **camera)
+    (rgb,), (classes,) = _read(video, (t,))
+    shot = draw_shot(rng, classes.shape, size, **camera)
+    pictures, _, flow = _drifted(rng, shot, rgb, classes)
+    return pictures, flow
+
+
+def _read(video: SemanticVideo, indices: Sequence[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Frames and their classes, void where they have no labels."""
+    pictures = [video.rgb(t) for t in indices]
+    maps = [video.classes(t) if t in video.labels else np.full_like(pictures[0][..., 0], VOID) for t in indices]
+    _check_sizes(video, indices, [array.shape[:2] for array in (*pictures, *maps)])
+    return pictures, maps
+
+
+def _drifted(
+    rng: np.random.Generator, shot: Shot, rgb: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A frame as the shot sees it, and the same after a motion: pictures, classes, and the flow between them."""
     height, width = shot.window[2:]
     rgb, classes = shot.picture(rgb)[:height, :width], shot.classes(classes)[:height, :width]
     before, seen = draw_drift(rng, classes)
-    pictures = [shot.padded(x, 0) for x in (rgb, drift(rgb, classes, before, seen)[0])]
-    return np.stack(pictures), shot.padded(flow_of(before, seen), np.nan)
+    later, later_classes = drift(rgb, classes, before, seen)
+    pictures = np.stack([shot.padded(x, 0) for x in (rgb, later)])
+    maps = np.stack([shot.padded(x, VOID) for x in (classes, later_classes)])
+    return pictures, maps, shot.padded(flow_of(before, seen), np.nan)
 
 
 def _check_sizes(video: SemanticVideo, indices: Sequence[int], sizes: Sequence[tuple[int, ...]]) -> None:

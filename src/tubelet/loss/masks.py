@@ -16,10 +16,15 @@ def segmentation_loss(
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """(cross-entropy, Jaccard) of AOT, of each sample; sample b has the channels 0..objects[b], the others do not enter
     its softmax."""
-    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
-    log_p = logits.float().masked_fill(absent[:, :, None, None], float("-inf")).log_softmax(1).flatten(2)
+    log_p = without_absent(logits.float(), objects).log_softmax(1).flatten(2)
     ids = ids.long().flatten(1)
     return bootstrapped_cross_entropy(log_p, ids, hard_fraction=hard_fraction), soft_jaccard(log_p, ids)
+
+
+def without_absent(logits: Float[Tensor, "B N H W"], objects: Int[Tensor, " B"]) -> Float[Tensor, "B N H W"]:
+    """Minus infinity in the channels past the objects of a sample."""
+    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
+    return logits.masked_fill(absent[:, :, None, None], float("-inf"))
 
 
 def bootstrapped_cross_entropy(

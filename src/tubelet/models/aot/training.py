@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tubelet.loss.masks import segmentation_loss
+from tubelet.loss.masks import segmentation_loss, without_absent
 from tubelet.models.aot.blocks import Memory
 from tubelet.models.aot.model import AOT, IDENTITIES, Encoded
 from tubelet.types import VOID, Clip, Labels
@@ -69,23 +69,28 @@ def frame_losses(
 ) -> Float[Tensor, "T 2"]:
     """Half the cross-entropy and half the Jaccard loss of each frame, of which `logits` are the deepest.
 
-    A scalable model is supervised at every depth, the deeper the more (equation 4). Masks are fed back from the deepest
-    alone, so what the others say of all frames is decoded at once."""
+    A scalable model is supervised at every depth, the deeper the more (equation 4)."""
     time, batch = len(frames), len(identities)
     ids, objects = truth.ids.transpose(0, 1).flatten(0, 1), truth.objects.repeat(time)
-    all_frames = Encoded(
-        torch.cat([frame.tokens for frame in frames]),
-        frames[0].size,
-        [torch.cat(maps) for maps in zip(*(frame.shortcuts for frame in frames))],
-    )
-    all_outputs = [torch.cat(layer) for layer in zip(*outputs)]
     total, weights = torch.zeros(2, time * batch, device=ids.device), 0.0
-    for depth in range(1, model.depth + 1) if model.scalable else (model.depth,):
-        x = torch.cat(logits) if depth == model.depth else model.decode(all_frames, all_outputs[:depth])
+    for i, x in enumerate([*shallower(model, frames, outputs), torch.cat(logits)]):
         x = of_objects(model, x, ids.shape[1:], objects, identities.repeat(time, 1))
         parts = segmentation_loss(x, ids, objects, hard_fraction=hard_fraction)
-        total, weights = total + 2.0**depth * torch.stack(parts), weights + 2.0**depth
+        total, weights = total + 2.0**i * torch.stack(parts), weights + 2.0**i
     return 0.5 / weights * total.unflatten(1, (time, batch)).mean(2).T
+
+
+def shallower(
+    model: AOT, frames: list[Encoded], outputs: list[list[Float[Tensor, "B hw 256"]]]
+) -> list[Float[Tensor, "n 11 h4 w4"]]:
+    """The logits of a scalable model at each depth but the deepest; of all frames at once, because masks are fed back
+    from the deepest alone."""
+    if not model.scalable:
+        return []
+    maps = [torch.cat(level) for level in zip(*(frame.shortcuts for frame in frames))]
+    all_frames = Encoded(torch.cat([frame.tokens for frame in frames]), frames[0].size, maps)
+    layers = [torch.cat(layer) for layer in zip(*outputs)]
+    return [model.decode(all_frames, layers[:depth]) for depth in range(1, model.depth)]
 
 
 def of_objects(
@@ -103,8 +108,7 @@ def of_objects(
 
 def argmax_of_present(logits: Float[Tensor, "B M H W"], objects: Int[Tensor, " B"]) -> Int[Tensor, "B H W"]:
     """The winning object of each pixel, among the first objects[b] of sample b and the background."""
-    absent = torch.arange(logits.shape[1], device=logits.device) > objects[:, None]
-    return logits.masked_fill(absent[:, :, None, None], float("-inf")).argmax(1)
+    return without_absent(logits, objects).argmax(1)
 
 
 def embed(
