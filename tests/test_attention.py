@@ -60,7 +60,7 @@ def test_any_tile_is_plain(tile):
     )
 
 
-@pytest.mark.parametrize("size", [(1, 1), (6, 4), (11, 9)])
+@pytest.mark.parametrize("size", [(1, 1), (6, 4), (11, 9), (13, 12)])
 def test_gradients_are_plain(size):
     inputs = [x.requires_grad_() for x in local_inputs(*size, window=5, dtype=torch.float64)]
     goal = torch.randn(2, 2, *size, 4, dtype=torch.float64)

@@ -5,7 +5,7 @@ import pytest
 
 from tubelet.data.scene import Part, Scene, Thing, Wave, arrange, film, trace
 from tubelet.data.synthetic import MIN_VISIBLE, draw_outline, draw_scene, look_alike, make_clip
-from tubelet.data.texture import BANK_SIZE, draw_palette, draw_texture, paint, pattern
+from tubelet.data.texture import BANK_SIZE, draw_palette, draw_texture, pattern
 
 STILL = Wave(0.0)
 
@@ -150,10 +150,10 @@ def test_patterns_use_the_whole_range_of_grey():
 
 def test_a_texture_paints_any_shape_the_same_way():
     texture = draw_texture(np.random.default_rng(3), 64)
-    large = paint(texture, 40, 50)
-    assert np.array_equal(paint(texture, 7, 9), large[:7, :9])
+    large = texture.paint(40, 50)
+    assert np.array_equal(texture.paint(7, 9), large[:7, :9])
     to_the_right = np.array([[1.0, 0, 5], [0, 1, 3], [0, 0, 1]])
-    assert np.abs(paint(texture, 30, 40, to_the_right).astype(int) - large[3:33, 5:45]).max() <= 2
+    assert np.abs(texture.paint(30, 40, to_the_right).astype(int) - large[3:33, 5:45]).max() <= 2
 
 
 def test_palettes_are_mostly_of_muted_colours():

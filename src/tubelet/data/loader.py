@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tubelet.data.augment import augment_video, merge
 from tubelet.data.dataset import VideoItem
+from tubelet.data.photos import Photos
 from tubelet.data.sampling import renumber, sample_clip
 from tubelet.data.shapes import CALM, Tubes, make_tubes
 from tubelet.data.still_sets import Still
@@ -182,13 +183,15 @@ def _one_thread(worker: int) -> None:
 # ---- sources
 
 
-def synthetic_source(size: tuple[int, int], frames: int, *, objects: tuple[int, int] = (1, 4)) -> Source:
+def synthetic_source(
+    size: tuple[int, int], frames: int, *, objects: tuple[int, int] = (1, 4), photos: Photos | None = None
+) -> Source:
     """Clips of `make_clip`."""
-    return partial(_draw_synthetic, size=size, frames=frames, objects=objects)
+    return partial(_draw_synthetic, size=size, frames=frames, objects=objects, photos=photos)
 
 
-def _draw_synthetic(rng: np.random.Generator, *, size, frames, objects) -> RgbIds:
-    return make_clip(int(rng.integers(2**62)), frames=frames, size=size, objects=objects)
+def _draw_synthetic(rng: np.random.Generator, **options) -> RgbIds:
+    return make_clip(int(rng.integers(2**62)), **options)
 
 
 def tube_source(

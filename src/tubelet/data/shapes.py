@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 
 from tubelet.data.scene import Part, Scene, Thing, Wave, arrange, film, rotation, trace
 from tubelet.data.synthetic import MAX_OBJECTS, MAX_PACE, draw_stage, draw_wave, shade
-from tubelet.data.texture import Texture, draw_palette, draw_texture, paint
+from tubelet.data.texture import Surface, draw_palette, draw_texture
 from tubelet.types import encode_rle
 
 CALM = 0.85
@@ -107,7 +107,7 @@ DECOYS: Outlines = {
 
 
 def draw_part(
-    rng: np.random.Generator, diameter: float, texture: Texture, contours: Contours, calm: float = 0.0
+    rng: np.random.Generator, diameter: float, texture: Surface, contours: Contours, calm: float = 0.0
 ) -> Part:
     """A shaded picture of an outline, `diameter` pixels long and somewhat less high."""
     h, w = max(6, round(diameter * rng.uniform(0.8, 1))), max(6, round(diameter))
@@ -115,12 +115,12 @@ def draw_part(
     for fill, contour in zip([255, *[0] * len(contours)], contours, strict=False):
         points = [(w - 1) / 2, (h - 1) / 2] + contour * [w / 2 - 1.5, h / 2 - 1.5]
         cv2.fillPoly(alpha, [np.round(points * 16).astype(np.int32)], fill, cv2.LINE_AA, 4)
-    rgb = paint(texture, h, w)
+    rgb = texture.paint(h, w)
     rgb = _calmed(rgb, rgb.mean((0, 1)), 0.6 * calm)
     return Part(shade(rng, rgb, alpha), alpha, np.zeros(2), np.zeros(2), Wave(0.0))
 
 
-def draw_decoy(rng: np.random.Generator, diameter: float, texture: Texture, calm: float = 0.0) -> Part:
+def draw_decoy(rng: np.random.Generator, diameter: float, texture: Surface, calm: float = 0.0) -> Part:
     """Something that is of no class. Bars are long enough to hide others behind them."""
     kind = str(rng.choice(list(DECOYS)))
     return draw_part(rng, diameter * (2 if kind == "bar" else 1), texture, DECOYS[kind](rng), calm)

@@ -14,16 +14,18 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from tubelet.data.photos import Photos
 from tubelet.data.scene import Part, Scene, Thing, Wave, arrange, film, linear, paste, rotation, shift, trace
-from tubelet.data.texture import Texture, draw_texture, paint
+from tubelet.data.texture import Surface, draw_texture
 
 MIN_VISIBLE = 0.003  # share of the squared short side that every object shows in frame 0: 110 px at 192
 MAX_OBJECTS = 10
 MAX_PACE = 8
 MAX_TRIES = 200
+PHOTO_SHARE = 0.67  # of the surfaces and the objects, where there are photographs
 
 Body = tuple[Part, ...]
-DrawPart = Callable[[np.random.Generator, float, Texture], Part]  # the float is a diameter in pixels
+DrawPart = Callable[[np.random.Generator, float, Surface], Part]  # the float is a diameter in pixels
 
 
 def make_clip(
@@ -33,13 +35,15 @@ def make_clip(
     size: tuple[int, int] = (193, 193),
     objects: tuple[int, int] = (1, 4),
     pace: float | None = None,
+    photos: Photos | None = None,
 ) -> tuple[UInt8[np.ndarray, "{frames} H W 3"], UInt8[np.ndarray, "{frames} H W"]]:
     """A clip and its truth: rgb (T, H, W, 3) and object ids (T, H, W), uint8; 0 where nothing is followed.
 
     The same arguments give the same bytes. `size` is (H, W). The number of objects is drawn between the two of
     `objects` (inclusive, at most 10); they are numbered 1..n in no order of depth. In frame 0 each shows at least
     0.3 % of the squared short side; later they may hide, leave and come back. `pace` is the time between frames:
-    1 is a smooth video, 8 shows every eighth frame of one; drawn from that range if not given.
+    1 is a smooth video, 8 shows every eighth frame of one; drawn from that range if not given. With `photos` two thirds
+    of the surfaces and of the objects come from them.
 
     Raises `ValueError` for sizes under 16, no frames, or a range of objects outside 1..10."""
     low, high = objects
@@ -49,7 +53,7 @@ def make_clip(
             f"got frames={frames}, size={size[0]}x{size[1]}, objects={low}..{high}"
         )
     rng = np.random.default_rng(seed)
-    scene = draw_scene(rng, size, int(rng.integers(low, high + 1)))
+    scene = draw_scene(rng, size, int(rng.integers(low, high + 1)), photos)
     pace = float(np.exp(rng.uniform(0, np.log(MAX_PACE)))) if pace is None else pace
     shots = [film(scene, t * pace, rng) for t in range(frames)]
     return np.stack([rgb for rgb, _ in shots]), np.stack([ids for _, ids in shots])
@@ -58,26 +62,28 @@ def make_clip(
 # ---- the scene
 
 
-def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int) -> Scene:
+def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int, photos: Photos | None = None) -> Scene:
     """A random scene with `count` objects, each of them visible at time 0."""
     unit = min(size)
-    scene = draw_stage(rng, size)
+    scene = draw_stage(rng, size, photos=photos)
     for attempt in range(MAX_TRIES):
         # Where too many large things hide each other, they get smaller until all are seen.
         largest = max(0.25, 0.75 * 0.95**attempt)
-        scene = replace(scene, things=_draw_things(rng, size, count, largest))
+        scene = replace(scene, things=_draw_things(rng, size, count, largest, photos))
         seen = np.bincount(trace(arrange(scene, 0.0), size).ravel(), minlength=count + 1)[1:]
         if seen.min() >= max(1, MIN_VISIBLE * unit**2):
             return scene
     raise AssertionError(f"no layout of {count} objects on {size} shows them all in {MAX_TRIES} tries")
 
 
-def draw_stage(rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None) -> Scene:
+def draw_stage(
+    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None, photos: Photos | None = None
+) -> Scene:
     """A scene without things: backdrop, camera, light. `clutter` draws what lies about, by default `draw_part`."""
     unit = min(size)
     return Scene(
         size=size,
-        backdrop=draw_backdrop(rng, size, clutter),
+        backdrop=draw_backdrop(rng, size, clutter, photos),
         things=(),
         camera=_draw_camera(rng, unit),
         light=_draw_light(rng),
@@ -90,17 +96,20 @@ def draw_stage(rng: np.random.Generator, size: tuple[int, int], clutter: DrawPar
 
 
 def draw_backdrop(
-    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None
+    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None, photos: Photos | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The world behind the things, 1.5 times the frame: two grounds, clutter of all sizes, uneven light."""
     unit = min(size)
     h, w = (round(1.5 * side) for side in size)
-    canvas = paint(draw_texture(rng, unit), h, w)
-    if rng.random() < 0.7:
-        _paint_ground(rng, canvas, unit)
+    real = photos is not None and len(photos.pictures) > 0 and rng.random() < PHOTO_SHARE
+    canvas = photos.draw_view(rng, h, w) if photos and real else draw_surface(rng, unit, photos).paint(h, w)
+    if rng.random() < (0.2 if real else 0.7):  # a photograph has ground and clutter of its own
+        _paint_ground(rng, canvas, unit, photos)
     diameters = unit * np.exp(rng.uniform(np.log(0.06), np.log(0.6), int(rng.integers(3, 24))))
-    for diameter in np.sort(diameters)[::-1].tolist():
-        part = (clutter or draw_part)(rng, diameter, draw_texture(rng, unit))
+    for diameter in np.sort(diameters)[::-1].tolist()[: len(diameters) // 3 if real else None]:
+        part = _draw_cutout(rng, diameter, photos) or (clutter or draw_part)(
+            rng, diameter, draw_surface(rng, unit, photos)
+        )
         pose = shift(rng.uniform((0, 0), (w, h))) @ linear(rotation(rng.uniform(0, 6))) @ part.pose(0.0)
         paste(canvas, part, pose)
     glow = rng.uniform(0.55, 1.25, (3, 4)).astype(np.float32)
@@ -108,14 +117,14 @@ def draw_backdrop(
     return cv2.multiply(canvas, cv2.merge([glow] * 3), dtype=cv2.CV_8U)
 
 
-def _paint_ground(rng: np.random.Generator, canvas: np.ndarray, unit: int) -> None:
+def _paint_ground(rng: np.random.Generator, canvas: np.ndarray, unit: int, photos: Photos | None) -> None:
     """Covers the canvas below a wavy horizon with another texture, seen at a slant."""
     h, w = canvas.shape[:2]
     top, spread = int(h * rng.uniform(0.25, 0.75)), w * rng.uniform(0, 1)
     depth = h - top
     surface = np.array([[0, 0], [w, 0], [w, depth], [0, depth]], np.float32)
     seen_at = surface + np.array([[0, 0], [0, 0], [spread, 0], [-spread, 0]], np.float32)
-    ground = paint(draw_texture(rng, unit), depth, w, cv2.getPerspectiveTransform(seen_at, surface))
+    ground = draw_surface(rng, unit, photos).paint(depth, w, cv2.getPerspectiveTransform(seen_at, surface))
     horizon = 0.06 * h * np.interp(np.arange(w), np.linspace(0, w, 12), rng.random(12))
     below = np.arange(depth)[:, None] > horizon
     canvas[top:][below] = ground[below]
@@ -145,30 +154,37 @@ def _draw_light(rng: np.random.Generator) -> tuple[Wave, Wave, Wave]:
 # ---- the things in it
 
 
-def _draw_things(rng: np.random.Generator, size: tuple[int, int], count: int, largest: float) -> tuple[Thing, ...]:
+def _draw_things(
+    rng: np.random.Generator, size: tuple[int, int], count: int, largest: float, photos: Photos | None
+) -> tuple[Thing, ...]:
     """Objects 1..count, look-alikes of them without a label (3 times in 5) and strangers (3 times in 4), shuffled.
 
     An object after the first is its look-alike once in four."""
     unit = min(size)
-    bodies = [draw_body(rng, unit, largest)]
+    bodies = [draw_body(rng, unit, largest, photos)]
     while len(bodies) < count:
-        bodies.append(look_alike(rng, bodies[0]) if rng.random() < 0.25 else draw_body(rng, unit, largest))
+        bodies.append(look_alike(rng, bodies[0]) if rng.random() < 0.25 else draw_body(rng, unit, largest, photos))
     models = rng.integers(count, size=rng.choice([0, 0, 1, 1, 2])).tolist()
     extras = [look_alike(rng, bodies[i]) for i in models]
-    extras += [draw_body(rng, unit, min(0.5, largest)) for _ in range(rng.choice([0, 1, 1, 2]))]
+    extras += [draw_body(rng, unit, min(0.5, largest), photos) for _ in range(rng.choice([0, 1, 1, 2]))]
     things = [_draw_thing(rng, body, size, label) for label, body in enumerate(bodies, start=1)]
     things += [_draw_thing(rng, body, size, 0) for body in extras]
     return tuple(things[i] for i in rng.permutation(len(things)))
 
 
-def draw_body(rng: np.random.Generator, unit: int, largest: float) -> Body:
-    """A trunk of 0.15 to `largest` of the unit; 2 times in 5 with one or two limbs, hinged near its rim."""
+def draw_body(rng: np.random.Generator, unit: int, largest: float, photos: Photos | None = None) -> Body:
+    """A trunk of 0.15 to `largest` of the unit; 2 times in 5 with one or two limbs, hinged near its rim.
+
+    A cut-out from `photos` is whole: it has no limbs of ours."""
     diameter = unit * float(np.exp(rng.uniform(np.log(0.15), np.log(largest))))
-    texture = draw_texture(rng, unit)
-    trunk = draw_part(rng, diameter, texture, second=draw_texture(rng, unit))
+    cutout = _draw_cutout(rng, diameter, photos)
+    if cutout is not None:
+        return (cutout,)
+    texture = draw_surface(rng, unit, photos)
+    trunk = draw_part(rng, diameter, texture, second=draw_surface(rng, unit, photos))
     limbs = []
     for _ in range(rng.choice([0, 0, 0, 1, 2])):
-        stuff = texture if rng.random() < 0.5 else draw_texture(rng, unit)
+        stuff = texture if rng.random() < 0.5 else draw_surface(rng, unit, photos)
         limb = draw_part(rng, diameter * rng.uniform(0.4, 0.9), stuff, slender=True)
         angle = rng.uniform(0, 2 * np.pi)
         joint = 0.3 * diameter * np.array([np.cos(angle), np.sin(angle)])
@@ -178,22 +194,36 @@ def draw_body(rng: np.random.Generator, unit: int, largest: float) -> Body:
     return (*limbs, trunk)
 
 
+def draw_surface(rng: np.random.Generator, unit: int, photos: Photos | None = None) -> Surface:
+    """A procedural texture, or with `photos` most often a piece of one of them."""
+    if photos is not None and photos.pictures and rng.random() < PHOTO_SHARE:
+        return photos.draw_surface(rng, unit)
+    return draw_texture(rng, unit)
+
+
+def _draw_cutout(rng: np.random.Generator, diameter: float, photos: Photos | None) -> Part | None:
+    """A cut-out, most often, if there are any."""
+    if photos is None or not photos.cutouts or rng.random() >= PHOTO_SHARE:
+        return None
+    return photos.draw_part(rng, diameter)
+
+
 def draw_part(
     rng: np.random.Generator,
     diameter: float,
-    texture: Texture,
+    texture: Surface,
     *,
-    second: Texture | None = None,
+    second: Surface | None = None,
     slender: bool = False,
 ) -> Part:
     """A shaded picture of a random shape, `diameter` pixels long; half of the time partly of the `second`."""
     aspect = rng.uniform(0.25, 0.5) if slender else rng.uniform(0.5, 1)
     h, w = max(6, round(diameter * aspect)), max(6, round(diameter))
-    rgb, alpha = paint(texture, h, w), draw_outline(rng, h, w)
+    rgb, alpha = texture.paint(h, w), draw_outline(rng, h, w)
     if second is not None and rng.random() < 0.5:
         offset = rng.integers(-h // 2, h // 2), rng.integers(-w // 2, w // 2)
         patch = np.roll(draw_outline(rng, h, w), offset, (0, 1)) > 127
-        rgb[patch] = paint(second, h, w)[patch]
+        rgb[patch] = second.paint(h, w)[patch]
     centre = np.zeros(2)
     return Part(shade(rng, rgb, alpha), alpha, joint=centre, pivot=centre, turn=Wave(0.0))
 

@@ -7,6 +7,7 @@ cheap and new for every texture, so two clips share a pattern but hardly ever a 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -15,6 +16,16 @@ from jaxtyping import Float, UInt8
 PATTERN_SIDE = 256
 BANK_SIZE = 160
 FINE_FROM = 0.55  # the share of the bank, from here on, that may shade: noise, which has no shapes of its own
+
+
+@runtime_checkable
+class Surface(Protocol):
+    """What a thing or a place is made of."""
+
+    def paint(
+        self, height: int, width: int, view: Float[np.ndarray, "3 3"] | None = None
+    ) -> UInt8[np.ndarray, "{height} {width} 3"]: ...
+
 
 Grey = np.ndarray  # (256, 256) float32, any range: stretched to 0..255 when it enters the bank
 
@@ -34,6 +45,16 @@ class Texture:
     fine_lie: np.ndarray
     relief: float
 
+    def paint(
+        self, height: int, width: int, view: Float[np.ndarray, "3 3"] | None = None
+    ) -> UInt8[np.ndarray, "{height} {width} 3"]:
+        """The surface as an RGB picture; `view` maps a pixel to a point of the surface, if it is seen at a slant."""
+        colour = cv2.LUT(_lay(self.pattern, self.lie, height, width, view), self.palette)
+        # In 8 bits, 128 for one, because this is where the time goes.
+        gain = 128 + self.relief * np.arange(-128, 128)
+        shade = cv2.LUT(_lay(self.fine, self.fine_lie, height, width, view), gain.astype(np.uint8)[None])
+        return cv2.multiply(colour, shade, scale=1 / 128)
+
 
 def draw_texture(rng: np.random.Generator, unit: int) -> Texture:
     """A random texture. `unit` is the short side of the picture in pixels, which sets the grain."""
@@ -45,17 +66,6 @@ def draw_texture(rng: np.random.Generator, unit: int) -> Texture:
         fine_lie=_lie(rng, 192 / unit * np.exp(rng.uniform(-0.7, 0.8))),
         relief=float(rng.choice([0.08, 0.2, 0.4])),
     )
-
-
-def paint(
-    texture: Texture, height: int, width: int, view: Float[np.ndarray, "3 3"] | None = None
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """The surface as an RGB picture; `view` maps a pixel to a point of the surface, if it is seen at a slant."""
-    colour = cv2.LUT(_lay(texture.pattern, texture.lie, height, width, view), texture.palette)
-    # In 8 bits, 128 for one, because this is where the time goes.
-    gain = 128 + texture.relief * np.arange(-128, 128)
-    shade = cv2.LUT(_lay(texture.fine, texture.fine_lie, height, width, view), gain.astype(np.uint8)[None])
-    return cv2.multiply(colour, shade, scale=1 / 128)
 
 
 def draw_palette(rng: np.random.Generator) -> UInt8[np.ndarray, "1 256 3"]:

@@ -5,7 +5,7 @@ Tokens are batch-first, `(B, n, C)`; head k owns the channels k*C/heads .. (k+1)
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -127,9 +127,11 @@ def local_attention(
     of the bare windows and none of their gathering.
 
     `tile`: rows and columns of a tile. By default chosen for speed: a few rows, and 6 to 9 columns, whichever fits the
-    width best."""
+    width best; a map no larger than what one such tile looks at is done whole."""
     b, heads, h, w, d = q.shape
     n, r = b * heads, window // 2
+    if tile is None and h * w <= (5 + 2 * r) * (9 + 2 * r):
+        return _attend_map(q, k, v, relative, relative_value, window)
     # A strip of tiles is done at a time: on a CPU its scores stay in the cache, on a GPU fewer launches count for more.
     rows = tile or (16 if q.is_cuda else 5)
     columns = tile or min(range(6, 10), key=lambda columns: -w % columns)
@@ -149,6 +151,42 @@ def local_attention(
         strip = _attend_strip(queries, k[:, reach], v[:, reach], bias, relative_value, window, columns)
         out.append(strip[:, :, :w])
     return torch.cat(out, dim=1).view(b, heads, h, w, d)
+
+
+def _attend_map(
+    q: Float[Tensor, "B heads h w d"],
+    k: Float[Tensor, "B heads h w d"],
+    v: Float[Tensor, "B heads h w d"],
+    relative: Float[Tensor, "B heads h w window2"],
+    relative_value: Float[Tensor, "heads d window2"],
+    window: int,
+) -> Float[Tensor, "B heads h w d"]:
+    """`local_attention` of every query to every place of the map, those out of its window masked."""
+    h, w = q.shape[2:4]
+    offset, inside = window_offsets(h, w, window, q.device)
+    offset = offset.expand(*q.shape[:2], -1, -1)  # gather and scatter do not broadcast
+    q, k, v, relative = (x.flatten(2, 3) for x in (q, k, v, relative))
+    bias = relative.gather(3, offset).masked_fill(~inside, OUTSIDE)
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + bias).softmax(-1).to(v.dtype)
+    of_offset = torch.zeros_like(relative, dtype=v.dtype).scatter_add(3, offset, weights)
+    out = weights @ v + of_offset @ relative_value.transpose(1, 2).to(v.dtype)
+    return out.unflatten(2, (h, w))
+
+
+def window_offsets(
+    h: int, w: int, window: int, device: torch.device
+) -> tuple[Int[Tensor, "hw hw"], Bool[Tensor, "hw hw"]]:
+    """For each query and key of an h x w map, which offset (row-major) of the query's window the key is at, and
+    whether it is in the window at all (if not, the offset is 0)."""
+
+    def axis(n: int) -> Tensor:
+        place = torch.arange(n, device=device)
+        return place - place[:, None] + window // 2
+
+    y, x = axis(h)[:, None, :, None], axis(w)[None, :, None, :]
+    inside = (y >= 0) & (y < window) & (x >= 0) & (x < window)
+    offset = (y * window + x).masked_fill(~inside, 0)
+    return offset.flatten(2).flatten(0, 1), inside.flatten(2).flatten(0, 1)
 
 
 def _attend_strip(

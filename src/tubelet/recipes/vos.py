@@ -27,6 +27,8 @@ class Data:
 
     synthetic: float = 0.0
     """Share of procedural clips (need no data)."""
+    photos: Path | None = None
+    """A folder of pictures for them: surfaces, backgrounds and, where they have an alpha channel, objects."""
     images: tuple[Path, ...] = ()
     """Stage one: folders of still images with masks, each laid out as its set was published (PASCAL VOC, COCO, ECSSD,
     MSRA10K, PASCAL-S), or with JPEGImages/NAME and Annotations/NAME of index PNGs."""
@@ -124,12 +126,14 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
 def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
     from tubelet.data.loader import image_source, merged_source, synthetic_source, video_source
+    from tubelet.data.photos import read_photos
     from tubelet.data.still_sets import read_stills
     from tubelet.data.ytvos import read_ytvos
 
     data, size, found = recipe.data, (recipe.crop, recipe.crop), []
     if data.synthetic > 0:
-        found.append((synthetic_source(size, recipe.frames), data.synthetic))
+        photos = None if data.photos is None else read_photos(data.photos)
+        found.append((synthetic_source(size, recipe.frames, photos=photos), data.synthetic))
     if data.images:
         stills = [still for root in data.images for still in read_stills(root)]
         beyond = {"bend": data.bend, "blurred": data.blurred, "covered": data.covered}

@@ -70,7 +70,9 @@ def train(
     main, device = accelerator.is_main_process, accelerator.device
     ema = Ema(model.to(device), 1 - 1 / max(1.0, ema_share * steps))
     with cpu_kernels(model) if device.type == "cpu" else nullcontext():
-        trainee, optimizer = accelerator.prepare(Trainee(model), torch.optim.AdamW(groups, betas=(0.9, 0.999)))
+        trainee, optimizer = accelerator.prepare(
+            Trainee(model), torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=True)
+        )
         folder.mkdir(parents=True, exist_ok=True)
         step, numbers = load_run(folder, model, optimizer, ema)
         accelerator.wait_for_everyone()  # all have read the log before the first process shortens it
