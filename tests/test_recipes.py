@@ -27,6 +27,7 @@ from tubelet.recipes.vos import (
 from tubelet.train.log import read_log
 from tubelet.train.optim import parameter_groups
 from tubelet.types import LabelFrame
+from tubelet.weights import save
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -42,14 +43,23 @@ def test_every_recipe_builds(name):
 
 
 def test_the_papers_numbers():
-    first, second = RECIPES["aot-pretrain"], RECIPES["aot-main"]
+    first, second = RECIPES["aot-t-pretrain"], RECIPES["aot-t-main"]
     assert (first.lr, first.weight_decay, first.steps, first.batch, first.frames) == (4e-4, 0.03, 100_000, 16, 5)
     assert (second.lr, second.weight_decay, second.steps, second.batch, second.crop) == (2e-4, 0.07, 100_000, 16, 465)
     assert (first.data.merge, second.data.merge) == (1.0, 0.3)
 
 
+@pytest.mark.parametrize("model", aot.VARIANTS)
+def test_every_variant_has_both_stages(model):
+    first, second = RECIPES[f"{model}-pretrain"], RECIPES[f"{model}-main"]
+    assert first.model == second.model == model
+    assert first.floor_lr == second.floor_lr == (1e-5 if model.startswith(("r", "swin")) else 2e-5)
+    assert second.run.until == (80_000 if model.startswith(("r101", "swinb")) else None)
+    assert second.steps == 100_000
+
+
 def test_schedule_of_main_training():
-    at = schedule(RECIPES["aot-main"])
+    at = schedule(RECIPES["aot-t-main"])
     assert at(0) == {"hard_fraction": 1.0, "reference_weight": 1.0, "feedback": False}
     middle = at(50_000)
     assert middle["hard_fraction"] == pytest.approx(0.15)
@@ -62,7 +72,7 @@ def test_schedule_of_main_training():
 
 
 def test_schedule_of_pretraining():
-    at = schedule(RECIPES["aot-pretrain"])
+    at = schedule(RECIPES["aot-t-pretrain"])
     assert at(5_000)["reference_weight"] == pytest.approx(0.5)
     assert at(10_000)["reference_weight"] == at(99_999)["reference_weight"] == 0
     assert not at(99_999)["feedback"]
@@ -70,7 +80,7 @@ def test_schedule_of_pretraining():
 
 @pytest.mark.parametrize("share", ["bootstrap_share", "reference_share", "feedback_from"])
 def test_a_share_of_nothing_is_there_at_once(share):
-    at = schedule(dataclasses.replace(RECIPES["aot-main"], **{share: 0.0}))
+    at = schedule(dataclasses.replace(RECIPES["aot-t-main"], **{share: 0.0}))
     key, value = {
         "bootstrap_share": ("hard_fraction", 0.15),
         "reference_share": ("reference_weight", 0.0),
@@ -128,12 +138,31 @@ def size_of(path) -> tuple[int, int]:
         return image.size
 
 
+def test_frozen_parts_need_weights(tmp_path):
+    recipe = VosRecipe("aot-t", steps=1, batch=1, crop=33, frames=2, data=Data(synthetic=1.0), run=Run(out=tmp_path))
+    with pytest.raises(ValueError, match=r"--encoder IMAGENET\.pth or --weights FILE, or --scratch"):
+        vos.run("tiny", recipe)
+
+
+def test_a_run_stops_where_it_should(tmp_path):
+    AcceleratorState._reset_state(True)
+    recipe = VosRecipe(
+        "aot-t", steps=9, batch=1, frames=2, crop=17, scratch=True, precision="no", data=Data(synthetic=1.0),
+        run=Run(out=tmp_path, workers=0, log_every=1, until=2),
+    )  # fmt: skip
+    folder = vos.run("tiny", recipe)
+    assert [entry["step"] for entry in read_log(folder / "log.jsonl")] == [1, 2]
+    assert (folder / "weights.safetensors").is_file()
+    AcceleratorState._reset_state(True)
+
+
 @pytest.mark.parametrize("scratch", [True, False])
 def test_a_run_from_beginning_to_end(tmp_path, scratch):
     AcceleratorState._reset_state(True)
+    save(aot.build("aot-t", frozen_norm=not scratch), tmp_path / "start.safetensors")
     recipe = VosRecipe(
         "aot-t", steps=2, batch=1, frames=2, crop=33, scratch=scratch, precision="no", data=Data(synthetic=1.0),
-        validation=Validation(every=2, synthetic=2, frames=3),
+        weights=tmp_path / "start.safetensors", validation=Validation(every=2, synthetic=2, frames=3),
         run=Run(out=tmp_path, workers=0, log_every=1, minutes=0.0),
     )  # fmt: skip
     folder = vos.run("tiny", recipe)

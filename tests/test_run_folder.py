@@ -34,7 +34,7 @@ def _fresh_accelerator():
 
 
 def test_the_whole_recipe_is_written(tmp_path):
-    recipe = dataclasses.replace(RECIPES["aot-main"], weights=Path("a/b.pth"))
+    recipe = dataclasses.replace(RECIPES["aot-t-main"], weights=Path("a/b.pth"))
     write_config(tmp_path, config_of("mine", recipe, processes=4))
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["name"], config["tubelet"], config["processes"]) == ("mine", tubelet.__version__, 4)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -423,3 +424,39 @@ def test_syncvis_files(zoo, tmp_path):
 
 def test_who_finds_objects():
     assert [weights.finds_objects(n) for n in ("dis-flow", "aost", M2F, "syncvis-swin-l")] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("name", "classifier"), [("mobilenetv2", "mobilenet_v2"), ("r50", "resnet50")])
+def test_imagenet_weights_of_torchvision(name, classifier):
+    """Both networks answer the same; but for the strided last stage, which the encoder of MobileNetV2 dilates."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, classifier)(weights=None).eval()
+    encoder = aot.build_encoder(name).eval()
+    weights.fill_encoder(encoder, theirs.state_dict(), source="x.pth")
+    images = torch.randn(1, 3, 65, 65)
+    found = encoder(images)[2]
+    if name == "r50":
+        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+        expected = theirs.layer3(theirs.layer2(theirs.layer1(x)))
+    else:
+        expected = theirs.features[:14](images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_imagenet_weights_of_swin():
+    encoder = aot.build_encoder("swinb")
+    given = {key: value + 1 for key, value in encoder.state_dict().items() if not key.startswith("norms.")}
+    beyond = ("layers.3.blocks.0.norm1.weight", "norm.weight", "head.bias", "layers.0.blocks.1.attn_mask")
+    weights.fill_encoder(encoder, given | {key: torch.zeros(1) for key in beyond}, source="x.pth")
+    assert all(torch.equal(value, given[key]) for key, value in encoder.state_dict().items() if key in given)
+    assert torch.equal(encoder.norms[2].weight, torch.ones(512))
+
+
+def test_imagenet_weights_of_another_network(aott):
+    other = torchvision.models.resnet18(weights=None).state_dict()
+    with pytest.raises(ValueError, match=r"x\.pth does not fit the encoder"):
+        weights.fill_encoder(aott.encoder, other, source="x.pth")
+    less = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    del less["features.18.1.running_var"]
+    with pytest.raises(ValueError, match=r"x\.pth does not fit the encoder.*net\.bn2\.running_var"):
+        weights.fill_encoder(aott.encoder, less, source="x.pth")

@@ -234,6 +234,19 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) 
     return kept
 
 
+def fill_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Loads ImageNet weights (torchvision's MobileNetV2 or ResNet, the authors' Swin) into the encoder of an AOT model.
+
+    Every key must be used and none be missing, but for what classifiers lack or have beyond it: the norms of a Swin's
+    maps keep their start, the head is left out. Raises `ValueError` if the file does not fit."""
+    state = {key: value for key, value in aot_official.encoder_state(state).items() if not key.endswith("tracked")}
+    own = {key: tuple(value.shape) for key, value in encoder.state_dict().items() if not key.endswith("tracked")}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    if {key: shape for key, shape in own.items() if key in given or not key.startswith("norms.")} != given:
+        raise ValueError(f"{source} does not fit the encoder: {_difference(own, given)}; {looks_like(given)}")
+    encoder.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
+
+
 def our_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under our names, whoever's it is."""
     if mpvss_official.looks_official(set(state)):

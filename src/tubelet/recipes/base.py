@@ -22,6 +22,8 @@ class Run:
     """Processes that prepare clips; 0 prepares them between the steps."""
     minutes: float | None = None
     """Stop (and save) after so many minutes; the schedule stays that of the whole run."""
+    until: int | None = None
+    """Stop (and save) after this step; the schedule stays that of the whole run."""
     log_every: int = 20
     save_every: int = 200
 
@@ -80,6 +82,9 @@ def fit(
     if state.is_main_process:
         warn_of_changes(folder, config)
 
+    def past(minutes: float | None) -> bool:
+        return minutes is not None and time.monotonic() - began > 60 * minutes
+
     def batches(start: int, stop: int):
         if state.is_main_process:  # not before: a checkpoint that does not fit the recipe keeps its own config
             write_config(folder, config)
@@ -94,7 +99,9 @@ def fit(
         precision=recipe.precision,
         log_every=run.log_every,
         save_every=run.save_every,
-        stop=lambda step: run.minutes is not None and time.monotonic() - began > 60 * run.minutes,
+        stop=lambda step: (
+            step == run.until or (run.minutes is not None and time.monotonic() - began > 60 * run.minutes)
+        ),
         seed=recipe.seed,
         **options,
     )

@@ -2,6 +2,8 @@
 
 import re
 
+from torch import Tensor
+
 LSTT = [
     (r"^encoder_projector\.", "projector."),
     (r"^patch_wise_id_bank\.", "identity_bank."),
@@ -50,6 +52,8 @@ MOBILENET_BLOCK = {
 }
 MOBILENET_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 
+# The last stage of a ResNet and of a Swin, which the encoder lacks, and the heads of classifiers.
+BEYOND = ("layer4.", "fc.", "classifier.", "layers.2.downsample.", "layers.3.", "norm.", "head.")
 UNUSED = ("LSTT.mask_token",)  # in AOT checkpoints since December 2022, read by nothing
 
 
@@ -81,6 +85,14 @@ def our_name(name: str) -> str | None:
     for pattern, replacement in (*LSTT, *DECODER, *RESNET, *SWIN):
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def encoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An ImageNet classifier's weights (torchvision's MobileNetV2 or ResNet, the authors' Swin) under the names of our
+    encoder, without what a classifier has beyond the encoder's last map."""
+    kept = {key: value for key, value in state.items() if not key.startswith(BEYOND) and not key.endswith("attn_mask")}
+    named = {our_name(f"encoder.{key}"): value for key, value in kept.items()}
+    return {name.removeprefix("encoder."): value for name, value in named.items() if name is not None}
 
 
 def looks_official(names: set[str]) -> bool:
