@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tubelet.data.scene import Part, Scene, Thing, Wave, arrange, film, trace
-from tubelet.data.synthetic import MIN_VISIBLE, draw_outline, draw_scene, look_alike, make_clip
+from tubelet.data.synthetic import MIN_VISIBLE, draw_body, draw_outline, draw_scene, look_alike, make_clip
 from tubelet.data.texture import BANK_SIZE, draw_palette, draw_texture, pattern
 
 STILL = Wave(0.0)
@@ -161,3 +161,17 @@ def test_palettes_are_mostly_of_muted_colours():
     palettes = np.concatenate([draw_palette(rng)[0] for _ in range(200)]).astype(float)
     saturation = (palettes.max(1) - palettes.min(1)) / np.maximum(palettes.max(1), 1)
     assert 0.2 < saturation.mean() < 0.5
+
+
+def test_most_objects_have_parts_of_other_stuff():
+    """Five in seven have parts; three in four of these are painted with something else than the trunk."""
+    rng = np.random.default_rng(0)
+    bodies = [draw_body(rng, 96, 0.5) for _ in range(120)]
+    assert 0.6 < np.mean([len(body) > 1 for body in bodies]) < 0.82
+    assert {len(body) for body in bodies} == {1, 2, 3, 4, 5}
+    for *limbs, trunk in bodies:
+        assert not trunk.joint.any()
+        assert all(limb.joint.any() and max(limb.alpha.shape) <= max(trunk.alpha.shape) for limb in limbs)
+    colours = [[part.rgb[part.alpha > 127].mean(0) for part in body] for body in bodies]
+    apart = [np.abs(limb - trunk).max() for *limbs, trunk in colours for limb in limbs]
+    assert np.median(apart) > 40

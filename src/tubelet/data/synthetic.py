@@ -173,25 +173,32 @@ def _draw_things(
 
 
 def draw_body(rng: np.random.Generator, unit: int, largest: float, photos: Photos | None = None) -> Body:
-    """A trunk of 0.15 to `largest` of the unit; 2 times in 5 with one or two limbs, hinged near its rim.
+    """A trunk of 0.15 to `largest` of the unit, and most often one to four more parts behind it, of other stuff.
 
-    A cut-out from `photos` is whole: it has no limbs of ours."""
+    A rider is no horse and a shirt no trousers, but each is a part of one object: a network that sees objects of one
+    stuff only learns to follow stuff, and drops heads and shoes."""
     diameter = unit * float(np.exp(rng.uniform(np.log(0.15), np.log(largest))))
-    cutout = _draw_cutout(rng, diameter, photos)
-    if cutout is not None:
-        return (cutout,)
     texture = draw_surface(rng, unit, photos)
-    trunk = draw_part(rng, diameter, texture, second=draw_surface(rng, unit, photos))
-    limbs = []
-    for _ in range(rng.choice([0, 0, 0, 1, 2])):
-        stuff = texture if rng.random() < 0.5 else draw_surface(rng, unit, photos)
-        limb = draw_part(rng, diameter * rng.uniform(0.4, 0.9), stuff, slender=True)
-        angle = rng.uniform(0, 2 * np.pi)
-        joint = 0.3 * diameter * np.array([np.cos(angle), np.sin(angle)])
-        pivot = np.array([-0.33 * limb.alpha.shape[1], 0.0])
-        turn = Wave(angle, rng.uniform(0.2, 0.9), rng.uniform(0.03, 0.2), rng.uniform(0, 2 * np.pi))
-        limbs.append(replace(limb, joint=joint, pivot=pivot, turn=turn))
-    return (*limbs, trunk)
+    cutout = _draw_cutout(rng, diameter, photos)
+    trunk = cutout or draw_part(rng, diameter, texture, second=draw_surface(rng, unit, photos))
+    count = rng.choice([0, 0, 0, 1, 2] if cutout else [0, 0, 1, 1, 2, 3, 4])
+    return (*(_draw_limb(rng, unit, diameter, texture, photos) for _ in range(count)), trunk)
+
+
+def _draw_limb(rng: np.random.Generator, unit: int, diameter: float, texture: Surface, photos: Photos | None) -> Part:
+    """A part hinged near the rim of a trunk of the given diameter; three times in four of other stuff than `texture`.
+
+    Half of them are slender and swing, the others are of any shape and hardly move against the trunk."""
+    stuff = texture if rng.random() < 0.25 else draw_surface(rng, unit, photos)
+    slender, length = rng.random() < 0.5, diameter * rng.uniform(0.4, 0.9)
+    cutout = None if slender else _draw_cutout(rng, length, photos)
+    limb = cutout or draw_part(rng, length, stuff, slender=slender)
+    angle = rng.uniform(0, 2 * np.pi)
+    joint = 0.3 * diameter * np.array([np.cos(angle), np.sin(angle)])
+    pivot = np.array([-0.33 * limb.alpha.shape[1], 0.0])
+    swing = rng.uniform(0.2, 0.9) if slender else rng.uniform(0, 0.2)
+    turn = Wave(angle, swing, rng.uniform(0.03, 0.2), rng.uniform(0, 2 * np.pi))
+    return replace(limb, joint=joint, pivot=pivot, turn=turn)
 
 
 def draw_surface(rng: np.random.Generator, unit: int, photos: Photos | None = None) -> Surface:

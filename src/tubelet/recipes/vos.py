@@ -316,7 +316,7 @@ def _stages(model: str) -> dict[str, VosRecipe]:
 RECIPES: dict[str, VosRecipe] = {
     **{name: recipe for model in TABLE for name, recipe in _stages(model).items()},
     # Fed back from the start, mined mildly and referred to throughout, it keeps getting better; the paper's schedule
-    # for 100,000 steps did not, squeezed into a few thousand (docs/measured.md).
+    # for 100,000 steps did not, squeezed into a few thousand (docs/training.md).
     "aost-cpu": VosRecipe(
         "aost", steps=5_400, batch=4, frames=6, crop=129, lr=6e-4, floor_lr=2e-5, encoder_lr_scale=1.0,
         weight_decay=0.03, hardest=0.5, feedback_from=0.0, scratch=True, data=Data(synthetic=1.0),
