@@ -449,7 +449,7 @@ def test_imagenet_weights_of_swin():
     beyond = ("layers.3.blocks.0.norm1.weight", "norm.weight", "head.bias", "layers.0.blocks.1.attn_mask")
     weights.fill_encoder(encoder, given | {key: torch.zeros(1) for key in beyond}, source="x.pth")
     assert all(torch.equal(value, given[key]) for key, value in encoder.state_dict().items() if key in given)
-    assert torch.equal(encoder.norms[2].weight, torch.ones(512))
+    assert torch.equal(encoder.state_dict()["norms.2.weight"], torch.ones(512))
 
 
 def test_imagenet_weights_of_another_network(aott):
