@@ -69,7 +69,7 @@ def test_clips_show_them(folder):
     photos = read_photos(folder)
     clips = [make_clip(seed, frames=2, size=(64, 80), photos=photos) for seed in range(30)]
     objects = [rgb[0][ids[0] == i] for rgb, ids in clips for i in range(1, ids[0].max() + 1)]
-    greens = [(pixels.argmax(1) == 1).mean() > 0.99 for pixels in objects]
+    greens = [(pixels.argmax(1) == 1).mean() > 0.5 for pixels in objects]  # parts of one may be of other stuff
     assert 0.2 < np.mean(greens) < 0.95
     again = make_clip(4, frames=2, size=(64, 80), photos=photos)
     assert all(np.array_equal(a, b) for a, b in zip(clips[4], again, strict=True))

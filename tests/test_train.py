@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from torch import nn
 
@@ -424,7 +425,11 @@ def test_cpu_kernels_change_nothing_but_the_speed():
     with cpu_kernels(net):
         torch.testing.assert_close(net(x), plain, atol=1e-6, rtol=0)
         with torch.autocast("cpu", torch.bfloat16):
-            assert net[1](net[0](x)).dtype == torch.float32
+            y = net[0](x)
+            out = net[1](y)
+        full = F.conv2d(y.float(), net[1].weight, net[1].bias, padding=net[1].padding, groups=16)
+        assert out.dtype == torch.bfloat16  # what the norm after it gets
+        torch.testing.assert_close(out, full.bfloat16(), atol=0, rtol=0)  # but computed in float32
     with torch.autocast("cpu", torch.bfloat16):
         assert net[1](net[0](x)).dtype == torch.bfloat16
 
