@@ -239,7 +239,7 @@ def fill_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -
 
     Every key must be used and none be missing, but for what classifiers lack or have beyond it: the norms of a Swin's
     maps keep their start, the head is left out. Raises `ValueError` if the file does not fit."""
-    state = {key: value for key, value in aot_official.encoder_state(state).items() if not key.endswith("tracked")}
+    state = aot_official.encoder_state(state)
     own = {key: tuple(value.shape) for key, value in encoder.state_dict().items() if not key.endswith("tracked")}
     given = {key: tuple(value.shape) for key, value in state.items()}
     if {key: shape for key, shape in own.items() if key in given or not key.startswith("norms.")} != given:

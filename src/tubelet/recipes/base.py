@@ -99,9 +99,7 @@ def fit(
         precision=recipe.precision,
         log_every=run.log_every,
         save_every=run.save_every,
-        stop=lambda step: (
-            step == run.until or (run.minutes is not None and time.monotonic() - began > 60 * run.minutes)
-        ),
+        stop=lambda step: step == run.until or past(run.minutes),
         seed=recipe.seed,
         **options,
     )
