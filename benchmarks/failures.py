@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from tubelet.data.photos import Photos, read_photos
+from tubelet.data.photos import NO_PHOTOS, Photos, read_photos
 from tubelet.data.scene import Scene, Thing, arrange, film, trace
 from tubelet.data.synthetic import draw_scene
 from tubelet.metrics.jf import region_similarity
@@ -93,7 +93,7 @@ class Made:
     causes: dict[str, np.ndarray]
 
 
-def make(number: int, size: tuple[int, int], frames: int, photos: Photos | None) -> Made:
+def make(number: int, size: tuple[int, int], frames: int, photos: Photos) -> Made:
     """The clip `make_clip` gives for the seed [7919, number], with its causes."""
     rng = np.random.default_rng([SEED, number])
     scene = draw_scene(rng, size, int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)), photos)
@@ -303,7 +303,7 @@ def main() -> None:
     models = [open_model(text, args.device) for text in args.models]
     if len({title for title, *_ in models}) < len(models):
         parser.error(f"two of the models have the same title: {', '.join(title for title, *_ in models)}")
-    photos = None if args.photos is None else read_photos(args.photos)
+    photos = NO_PHOTOS if args.photos is None else read_photos(args.photos)
     numbers = range(args.clips)
     clips = [make(i, tuple(args.size), args.frames, photos) for i in progress(numbers, description="filming")]
     shown = [follow_clip(*models[0][1:], clip) for clip in progress(clips, description=models[0][0])]

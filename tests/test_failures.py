@@ -40,7 +40,7 @@ def stage(*things: Thing) -> Scene:
 
 
 def test_the_clips_are_those_of_make_clip():
-    clip = failures.make(3, (40, 64), 4, None)
+    clip = failures.make(3, (40, 64), 4, failures.NO_PHOTOS)
     rgb, ids = make_clip([failures.SEED, 3], frames=4, size=(40, 64), objects=failures.OBJECTS, pace=failures.PACE)
     assert np.array_equal(clip.rgb, rgb)
     assert np.array_equal(clip.ids, ids)

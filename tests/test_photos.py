@@ -31,6 +31,17 @@ def test_pictures_and_cutouts_are_told_apart(folder):
     assert load_cutout(photos.cutouts[0]).shape == (79, 79, 4)
 
 
+def test_a_picture_with_a_palette_is_shrunk_smoothly(tmp_path):
+    """Its indices cannot be averaged: stripes of black and white, one pixel each, become grey."""
+    indices = np.tile(np.array([0, 1], np.uint8), (1536, 768))
+    image = Image.fromarray(indices)
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "stripes.png")
+    rgb = load_picture(tmp_path / "stripes.png")
+    assert rgb.shape == (768, 768, 3)
+    assert ((rgb > 100) & (rgb < 155)).all()
+
+
 def test_no_photographs_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no photographs under"):
         read_photos(tmp_path)

@@ -1,6 +1,7 @@
 """Recipes: each builds what it names, its schedule ends where it says, its data is found or asked for."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,8 @@ def test_a_share_of_nothing_is_there_at_once(share):
 
 
 def test_no_data():
+    with pytest.raises(ValueError, match=r"--data\.photos is for synthetic clips, and this recipe has none"):
+        sources(dataclasses.replace(RECIPES["aost-main"], data=Data(photos=Path("photos"), davis=Path("davis"))))
     with pytest.raises(ValueError, match=r"this recipe has no data: give --data\.synthetic"):
         sources(VosRecipe("aot-t", steps=1, batch=1))
 

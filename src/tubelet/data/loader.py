@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tubelet.data.augment import augment_video, merge
 from tubelet.data.dataset import VideoItem
-from tubelet.data.photos import Photos
+from tubelet.data.photos import NO_PHOTOS, Photos
 from tubelet.data.sampling import renumber, sample_clip
 from tubelet.data.shapes import CALM, Tubes, make_tubes
 from tubelet.data.still_sets import Still
@@ -184,7 +184,7 @@ def _one_thread(worker: int) -> None:
 
 
 def synthetic_source(
-    size: tuple[int, int], frames: int, *, objects: tuple[int, int] = (1, 4), photos: Photos | None = None
+    size: tuple[int, int], frames: int, *, objects: tuple[int, int] = (1, 4), photos: Photos = NO_PHOTOS
 ) -> Source:
     """Clips of `make_clip`."""
     return partial(_draw_synthetic, size=size, frames=frames, objects=objects, photos=photos)

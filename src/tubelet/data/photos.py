@@ -57,6 +57,9 @@ class Photos:
         return Part(rgb, alpha, joint=np.zeros(2), pivot=np.zeros(2), turn=Wave(0.0))
 
 
+NO_PHOTOS = Photos((), ())
+
+
 @dataclass(frozen=True)
 class Photo:
     """A picture as a surface; `lie` (2 x 3) maps a pixel of the surface to one of the picture."""
@@ -94,8 +97,9 @@ def load_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """RGB, shrunk to a long edge of 768."""
     with Image.open(path) as image:
         image.draft("RGB", (LONG_EDGE, LONG_EDGE))
-        image.thumbnail((LONG_EDGE, LONG_EDGE))
-        return np.array(image.convert("RGB"))
+        rgb = image.convert("RGB")
+    rgb.thumbnail((LONG_EDGE, LONG_EDGE))
+    return np.array(rgb)
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from tubelet.data.photos import Photos
+from tubelet.data.photos import NO_PHOTOS, Photos
 from tubelet.data.scene import Part, Scene, Thing, Wave, arrange, film, linear, paste, rotation, shift, trace
 from tubelet.data.texture import Surface, draw_texture
 
@@ -35,7 +35,7 @@ def make_clip(
     size: tuple[int, int] = (193, 193),
     objects: tuple[int, int] = (1, 4),
     pace: float | None = None,
-    photos: Photos | None = None,
+    photos: Photos = NO_PHOTOS,
 ) -> tuple[UInt8[np.ndarray, "{frames} H W 3"], UInt8[np.ndarray, "{frames} H W"]]:
     """A clip and its truth: rgb (T, H, W, 3) and object ids (T, H, W), uint8; 0 where nothing is followed.
 
@@ -62,7 +62,7 @@ def make_clip(
 # ---- the scene
 
 
-def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int, photos: Photos | None = None) -> Scene:
+def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int, photos: Photos = NO_PHOTOS) -> Scene:
     """A random scene with `count` objects, each of them visible at time 0."""
     unit = min(size)
     scene = draw_stage(rng, size, photos=photos)
@@ -77,7 +77,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], count: int, phot
 
 
 def draw_stage(
-    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None, photos: Photos | None = None
+    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None, photos: Photos = NO_PHOTOS
 ) -> Scene:
     """A scene without things: backdrop, camera, light. `clutter` draws what lies about, by default `draw_part`."""
     unit = min(size)
@@ -96,13 +96,13 @@ def draw_stage(
 
 
 def draw_backdrop(
-    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None, photos: Photos | None = None
+    rng: np.random.Generator, size: tuple[int, int], clutter: DrawPart | None = None, photos: Photos = NO_PHOTOS
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The world behind the things, 1.5 times the frame: two grounds, clutter of all sizes, uneven light."""
     unit = min(size)
     h, w = (round(1.5 * side) for side in size)
-    real = photos is not None and len(photos.pictures) > 0 and rng.random() < PHOTO_SHARE
-    canvas = photos.draw_view(rng, h, w) if photos and real else draw_surface(rng, unit, photos).paint(h, w)
+    real = len(photos.pictures) > 0 and rng.random() < PHOTO_SHARE
+    canvas = photos.draw_view(rng, h, w) if real else draw_surface(rng, unit, photos).paint(h, w)
     if rng.random() < (0.2 if real else 0.7):  # a photograph has ground and clutter of its own
         _paint_ground(rng, canvas, unit, photos)
     diameters = unit * np.exp(rng.uniform(np.log(0.06), np.log(0.6), int(rng.integers(3, 24))))
@@ -117,7 +117,7 @@ def draw_backdrop(
     return cv2.multiply(canvas, cv2.merge([glow] * 3), dtype=cv2.CV_8U)
 
 
-def _paint_ground(rng: np.random.Generator, canvas: np.ndarray, unit: int, photos: Photos | None) -> None:
+def _paint_ground(rng: np.random.Generator, canvas: np.ndarray, unit: int, photos: Photos) -> None:
     """Covers the canvas below a wavy horizon with another texture, seen at a slant."""
     h, w = canvas.shape[:2]
     top, spread = int(h * rng.uniform(0.25, 0.75)), w * rng.uniform(0, 1)
@@ -155,7 +155,7 @@ def _draw_light(rng: np.random.Generator) -> tuple[Wave, Wave, Wave]:
 
 
 def _draw_things(
-    rng: np.random.Generator, size: tuple[int, int], count: int, largest: float, photos: Photos | None
+    rng: np.random.Generator, size: tuple[int, int], count: int, largest: float, photos: Photos
 ) -> tuple[Thing, ...]:
     """Objects 1..count, look-alikes of them without a label (3 times in 5) and strangers (3 times in 4), shuffled.
 
@@ -172,7 +172,7 @@ def _draw_things(
     return tuple(things[i] for i in rng.permutation(len(things)))
 
 
-def draw_body(rng: np.random.Generator, unit: int, largest: float, photos: Photos | None = None) -> Body:
+def draw_body(rng: np.random.Generator, unit: int, largest: float, photos: Photos = NO_PHOTOS) -> Body:
     """A trunk of 0.15 to `largest` of the unit, and most often one to four more parts behind it, of other stuff.
 
     A rider is no horse and a shirt no trousers, but each is a part of one object: a network that sees objects of one
@@ -185,7 +185,7 @@ def draw_body(rng: np.random.Generator, unit: int, largest: float, photos: Photo
     return (*(_draw_limb(rng, unit, diameter, texture, photos) for _ in range(count)), trunk)
 
 
-def _draw_limb(rng: np.random.Generator, unit: int, diameter: float, texture: Surface, photos: Photos | None) -> Part:
+def _draw_limb(rng: np.random.Generator, unit: int, diameter: float, texture: Surface, photos: Photos) -> Part:
     """A part hinged near the rim of a trunk of the given diameter; three times in four of other stuff than `texture`.
 
     Half of them are slender and swing, the others are of any shape and hardly move against the trunk."""
@@ -201,18 +201,17 @@ def _draw_limb(rng: np.random.Generator, unit: int, diameter: float, texture: Su
     return replace(limb, joint=joint, pivot=pivot, turn=turn)
 
 
-def draw_surface(rng: np.random.Generator, unit: int, photos: Photos | None = None) -> Surface:
+def draw_surface(rng: np.random.Generator, unit: int, photos: Photos = NO_PHOTOS) -> Surface:
     """A procedural texture, or with `photos` most often a piece of one of them."""
-    if photos is not None and photos.pictures and rng.random() < PHOTO_SHARE:
+    if photos.pictures and rng.random() < PHOTO_SHARE:
         return photos.draw_surface(rng, unit)
     return draw_texture(rng, unit)
 
 
-def _draw_cutout(rng: np.random.Generator, diameter: float, photos: Photos | None) -> Part | None:
+def _draw_cutout(rng: np.random.Generator, diameter: float, photos: Photos) -> Part | None:
     """A cut-out, most often, if there are any."""
-    if photos is None or not photos.cutouts or rng.random() >= PHOTO_SHARE:
-        return None
-    return photos.draw_part(rng, diameter)
+    wanted = photos.cutouts and rng.random() < PHOTO_SHARE
+    return photos.draw_part(rng, diameter) if wanted else None
 
 
 def draw_part(

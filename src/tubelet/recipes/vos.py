@@ -129,13 +129,15 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
 def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
     from tubelet.data.loader import image_source, merged_source, synthetic_source, video_source
-    from tubelet.data.photos import read_photos
+    from tubelet.data.photos import NO_PHOTOS, read_photos
     from tubelet.data.still_sets import read_stills
     from tubelet.data.ytvos import read_ytvos
 
     data, size, found = recipe.data, (recipe.crop, recipe.crop), []
+    if data.photos is not None and data.synthetic <= 0:
+        raise ValueError("--data.photos is for synthetic clips, and this recipe has none: give --data.synthetic 1 too")
     if data.synthetic > 0:
-        photos = None if data.photos is None else read_photos(data.photos)
+        photos = NO_PHOTOS if data.photos is None else read_photos(data.photos)
         found.append((synthetic_source(size, recipe.frames, photos=photos), data.synthetic))
     if data.images:
         stills = [still for root in data.images for still in read_stills(root)]
