@@ -217,8 +217,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, source: str) 
     state = our_state(state)
     if isinstance(model, mpvss.MPVSS) and not any(key.startswith("segmentor.") for key in state):
         state = {f"segmentor.{key}": value for key, value in state.items()}  # Mask2Former for images, by itself
-    own = {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.endswith("tracked")}
-    given = {key: tuple(value.shape) for key, value in state.items() if not key.endswith("tracked")}
+    own, given = _shapes(model.state_dict()), _shapes(state)
     kept = [key for key in own if CLASS_HEAD in key and own[key] != given.get(key, own[key])]
     kept = [key for key in kept if own[key][1:] == given[key][1:]]
     if {**own, **{key: given[key] for key in kept}} != given:
@@ -240,8 +239,7 @@ def fill_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -
     Every key must be used and none be missing, but for what classifiers lack or have beyond it: the norms of a Swin's
     maps keep their start, the head is left out. Raises `ValueError` if the file does not fit."""
     state = aot_official.encoder_state(state)
-    own = {key: tuple(value.shape) for key, value in encoder.state_dict().items() if not key.endswith("tracked")}
-    given = {key: tuple(value.shape) for key, value in state.items()}
+    own, given = _shapes(encoder.state_dict()), _shapes(state)
     if {key: shape for key, shape in own.items() if key in given or not key.startswith("norms.")} != given:
         raise ValueError(f"{source} does not fit the encoder: {_difference(own, given)}; {looks_like(given)}")
     encoder.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
@@ -262,6 +260,11 @@ def classes_of(state: dict[str, Tensor]) -> int | None:
     """How many classes a state dict, ours or official, knows besides "no object"; None if there is no class head."""
     heads = (CLASS_HEAD + "bias", "sem_seg_head.predictor.class_embed.bias")
     return next((len(value) - 1 for key, value in state.items() if key.endswith(heads)), None)
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Without the counters of batch norms, which some files lack."""
+    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("tracked")}
 
 
 def _difference(own: dict[str, tuple], given: dict[str, tuple]) -> str:

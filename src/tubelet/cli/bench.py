@@ -98,7 +98,7 @@ def classes_and_motion(options: Options) -> tuple[int | None, str]:
     from tubelet.models.mpvss import motion_of
     from tubelet.weights import classes_of, our_state, read_state
 
-    if options.weights is not None and str(options.weights) != "random":
+    if options.weights is not None and not options.random:
         state = read_state(options.weights)
         return classes_of(state), motion_of(our_state(state))
     return None if options.classes is None else len(known_classes(options.classes)), "query"

@@ -150,7 +150,7 @@ def evaluate_labelling(
 
     split = split or "val"
     videos = labelled_videos(benchmark, data, split, length)
-    if str(options.weights) == "random":
+    if options.random:
         options = replace(options, classes=options.classes or benchmark)
     new_session, names, colours = labeller(options)
     if len(names) != len(NAMES[benchmark]):

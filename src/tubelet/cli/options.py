@@ -68,6 +68,11 @@ class Options:
     only: tuple[str, ...] = ()
     """Models that find objects: only these classes."""
 
+    @property
+    def random(self) -> bool:
+        """Whether the weights are to be random, to measure speed."""
+        return str(self.weights) == "random"
+
 
 Flat = Annotated[Options, tyro.conf.arg(name="")]
 DEFAULTS = Options()
@@ -87,8 +92,7 @@ def open_model(options: Options) -> "tuple[Any, dict[str, Any]]":
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    random = str(options.weights) == "random"
-    classes = len(known_classes(options.classes)) if random and options.classes else None
+    classes = len(known_classes(options.classes)) if options.random and options.classes else None
     weights = None if options.weights is None else str(options.weights)
     loaded = load(options.model, weights, device=device, classes=classes)
     opened = KeyFrameSession if labels_pixels(options.model) else loaded.session
