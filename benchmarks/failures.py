@@ -239,7 +239,7 @@ def draw(
             ax.imshow(picture)
     axes[0, 0].set_ylabel("truth")
     axes[1, 0].set_ylabel("found")
-    figure.savefig(path, dpi=110, format="png")
+    figure.savefig(path, dpi=110, format="jpeg", pil_kwargs={"quality": 88})
 
 
 def draw_curves(ax: Any, name: str, cause: Cause, bins: list[dict]) -> None:
@@ -335,7 +335,7 @@ def report(
             part = around((truth == k) | (found == k))
             pair = [picture(clip.rgb[t], labels, truth == k, part) for labels in (truth, found)]
             failures.append((f"clip {i}, object {k}, frame {t}: J {j[row, t]:.2f}", pair))
-        draw(out / f"{name}.png", name, cause, entries, worst, failures)
+        draw(out / f"{name}.jpg", name, cause, entries, worst, failures)
     (out / "bins.json").write_text(json.dumps({"clips": len(clips), "causes": kept}, indent=1))
 
 

@@ -127,7 +127,7 @@ def test_the_whole_study_of_two_models(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", command.split())
     failures.main()
     causes = json.loads((tmp_path / "out/bins.json").read_text())["causes"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"bins.json", *(f"{name}.png" for name in causes)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"bins.json", *(f"{name}.jpg" for name in causes)}
     counted = [sum(entry["all"]["object_frames"] for entry in bins) for bins in causes.values()]
     assert len(counted) == 5
     assert len(set(counted)) == 1
