@@ -247,12 +247,13 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize("feedback", [False, True])
-def test_feedback_freezes_the_identity_bank(feedback):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_identity_bank_learns_unless_it_is_frozen(frozen, feedback):
     torch.manual_seed(0)
     model = aot.build("aost").train()
-    sum(model.loss(*clip_of(frames=3), feedback=feedback).values()).backward()  # pyright: ignore
+    sum(model.loss(*clip_of(frames=3), feedback=feedback, freeze_bank=frozen).values()).backward()  # pyright: ignore
     bank = [*model.identity_bank.parameters(), *model.identity_norm.parameters()]
-    assert all((p.grad is None) == feedback for p in bank)
+    assert all((p.grad is None) == frozen for p in bank)
     assert model.decoder.out.weight.grad is not None
 
 

@@ -61,12 +61,14 @@ def test_every_variant_has_both_stages(model):
 
 def test_schedule_of_main_training():
     at = schedule(RECIPES["aot-t-main"])
-    assert at(0) == {"hard_fraction": 1.0, "reference_weight": 1.0, "feedback": False}
+    assert at(0) == {"hard_fraction": 1.0, "reference_weight": 1.0, "feedback": False, "freeze_bank": False}
     middle = at(50_000)
     assert middle["hard_fraction"] == pytest.approx(0.15)
     assert middle["reference_weight"] == pytest.approx(0.5)
     assert middle["feedback"]
+    assert middle["freeze_bank"]
     assert not at(49_999)["feedback"]
+    assert not at(49_999)["freeze_bank"]
     assert at(25_000)["hard_fraction"] == pytest.approx(0.575)
     assert at(99_999)["hard_fraction"] == pytest.approx(0.15)
     assert at(99_999)["reference_weight"] == pytest.approx(1e-5)
@@ -77,15 +79,24 @@ def test_schedule_of_pretraining():
     assert at(5_000)["reference_weight"] == pytest.approx(0.5)
     assert at(10_000)["reference_weight"] == at(99_999)["reference_weight"] == 0
     assert not at(99_999)["feedback"]
+    assert not at(99_999)["freeze_bank"]
 
 
-@pytest.mark.parametrize("share", ["bootstrap_share", "reference_share", "feedback_from"])
+def test_the_bank_learns_from_random_weights():
+    """Frozen at its start, a thousandth of what it becomes, it would hardly tell one identity from another."""
+    at = schedule(RECIPES["aost-cpu"])
+    assert at(0)["feedback"]
+    assert not at(RECIPES["aost-cpu"].steps - 1)["freeze_bank"]
+
+
+@pytest.mark.parametrize("share", ["bootstrap_share", "reference_share", "feedback_from", "freeze_bank_from"])
 def test_a_share_of_nothing_is_there_at_once(share):
     at = schedule(dataclasses.replace(RECIPES["aot-t-main"], **{share: 0.0}))
     key, value = {
         "bootstrap_share": ("hard_fraction", 0.15),
         "reference_share": ("reference_weight", 0.0),
         "feedback_from": ("feedback", True),
+        "freeze_bank_from": ("freeze_bank", True),
     }[share]
     assert at(0)[key] == pytest.approx(value)
 

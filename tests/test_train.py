@@ -117,7 +117,7 @@ def aot_run(folder: Path, *, seed: int, **options) -> None:
         lambda start, stop: load(stream, start=start, stop=stop),
         steps=6,
         folder=folder,
-        schedule=lambda step: {"feedback": step >= 3, "hard_fraction": 1 - 0.1 * step},
+        schedule=lambda step: {"feedback": step >= 3, "freeze_bank": step >= 3, "hard_fraction": 1 - 0.1 * step},
         log_every=1,
         **options,
     )
@@ -299,7 +299,7 @@ if name == "aost":
     for block in model.lstt.blocks:
         block.drop_path.drop_prob = 0.0
     source, put_together = synthetic_source((33, 33), 3, objects=(1, 2)), collate
-    schedule = lambda step: {"feedback": step == 1, "hard_fraction": 0.5}
+    schedule = lambda step: {"feedback": step == 1, "freeze_bank": step == 1, "hard_fraction": 0.5}
 else:
     model, source, put_together = build(name, 5), tube_source((64, 64), 3), collate_tubes
     schedule = lambda step: {"subclip": 2, "points": Points(64)}

@@ -95,6 +95,9 @@ class VosRecipe:
     """Over this share of the steps the auxiliary reference loss goes from 1 to 0."""
     feedback_from: float = 0.5
     """From this share of the steps on, predicted masks are remembered instead of the truth."""
+    freeze_bank_from: float = 0.5
+    """From this share of the steps on, the identity bank stays as it is. It begins at a thousandth of what it becomes:
+    if it never learns, identities are hardly seen."""
     scratch: bool = False
     """Random encoder: nothing is frozen and batch statistics are learned."""
     weights: Path | None = None
@@ -121,6 +124,7 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
             "hard_fraction": 1 - (1 - recipe.hardest) * done(step, recipe.bootstrap_share),
             "reference_weight": 1 - done(step, recipe.reference_share),
             "feedback": step >= recipe.feedback_from * recipe.steps,
+            "freeze_bank": step >= recipe.freeze_bank_from * recipe.steps,
         }
 
     return at
@@ -297,14 +301,14 @@ def _stages(model: str) -> dict[str, VosRecipe]:
     small, large = not model.startswith(("r50", "r101", "swinb")), model.startswith(("r101", "swinb"))
     first = VosRecipe(
         model, steps=100_000, batch=16, lr=4e-4, floor_lr=2e-5 if small else 1e-5, weight_decay=0.03,
-        crop=464 if model.startswith("swinb") else 465, reference_share=0.1, feedback_from=1.0,
+        crop=464 if model.startswith("swinb") else 465, reference_share=0.1, feedback_from=1.0, freeze_bank_from=1.0,
         data=Data(images=(Path("data/static"),), merge=1.0),
         about="Stage one of the paper, still images, from an ImageNet encoder (--encoder). On 4 GPUs say --batch 4. "
         "0.6 days on 4 V100 for aot-t (the authors'; not run by us).",
     )  # fmt: skip
     score = TABLE[model]
     second = replace(
-        first, lr=2e-4, weight_decay=0.07, reference_share=1.0, feedback_from=0.5,
+        first, lr=2e-4, weight_decay=0.07, reference_share=1.0, feedback_from=0.5, freeze_bank_from=0.5,
         data=Data(davis=Path("data/DAVIS"), ytvos=Path("data/YouTube-VOS")),
         run=Run(until=80_000 if large else None),
         about="Stage two of the paper, from the weights of stage one (--weights). On 4 GPUs say --batch 4. 0.6 days on "
@@ -321,7 +325,8 @@ RECIPES: dict[str, VosRecipe] = {
     # for 100,000 steps did not, squeezed into a few thousand (docs/training.md).
     "aost-cpu": VosRecipe(
         "aost", steps=5_400, batch=4, frames=6, crop=129, lr=6e-4, floor_lr=2e-5, encoder_lr_scale=1.0,
-        weight_decay=0.03, hardest=0.5, feedback_from=0.0, scratch=True, data=Data(synthetic=1.0),
+        weight_decay=0.03, hardest=0.5, feedback_from=0.0, freeze_bank_from=1.0, scratch=True,
+        data=Data(synthetic=1.0),
         validation=Validation(every=400),
         about="AOST from random weights on a CPU, no data needed. About 3 s a step on one core. How the weights that "
         "come with the package were trained is on their card, pretrained/README.md.",

@@ -63,7 +63,7 @@ def train(
     the log (`log.Log`), and with every save `last.pt` and `curves.png`.
 
     Raises `FloatingPointError` with the step, its clips and the losses as soon as a loss is not finite."""
-    # Not every parameter has a gradient at every step: the identity bank of AOT has none during feedback.
+    # Not every parameter has a gradient at every step: the identity bank of AOT has none while it is frozen.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[sharing])
     rate = rate or partial(polynomial, steps=steps, floor=2e-5)

@@ -128,14 +128,15 @@ class AOT(nn.Module):
         hard_fraction: float = 1.0,
         reference_weight: float = 1.0,
         feedback: bool = False,
+        freeze_bank: bool = False,
         memory_gap: int = 2,
     ) -> dict[str, Float[Tensor, ""]]:
         """The sequential training of section 5: the first frame refers, the others are predicted one after another.
 
         `hard_fraction`: pixels that the cross-entropy keeps (1 -> 0.15 over the first half of the paper's schedule).
         `reference_weight`: of the auxiliary loss on the reference frame (decays to 0; at 0 it is not computed).
-        `feedback`: remember predicted masks instead of the truth (second half of main training; the identity bank then
-        gets no gradient).
+        `feedback`: remember predicted masks instead of the truth (second half of main training).
+        `freeze_bank`: the identity bank gets no gradient (the authors do so during feedback).
         `memory_gap`: a frame enters the long-term memory every so many, if this model has such a memory at all.
 
         Returns `cross_entropy` and `jaccard` (0.5 each, the mean over predicted frames) and `reference`. A scalable
@@ -149,6 +150,7 @@ class AOT(nn.Module):
             hard_fraction=hard_fraction,
             reference_weight=reference_weight,
             feedback=feedback,
+            freeze_bank=freeze_bank,
             memory_gap=memory_gap,
         )
 

@@ -19,6 +19,7 @@ def clip_loss(
     hard_fraction: float,
     reference_weight: float,
     feedback: bool,
+    freeze_bank: bool,
     memory_gap: int,
 ) -> dict[str, Float[Tensor, ""]]:
     """The first frame refers, the others are predicted one after another; see `AOT.loss`."""
@@ -27,7 +28,7 @@ def clip_loss(
     identities = shuffle_identities(batch, clip.numbers).to(labels.ids.device)
     frames = model.encode_clip(clip)
 
-    reference, memory = model.refer(frames[0], embed(model, labels.ids[:, 0], identities, frozen=feedback))
+    reference, memory = model.refer(frames[0], embed(model, labels.ids[:, 0], identities, frozen=freeze_bank))
     outputs, logits = [reference], [model.decode(frames[0], reference)] if reference_weight > 0 else []
     long, short = [[m] for m in memory], memory
     for t in range(1, time):
@@ -40,7 +41,7 @@ def clip_loss(
         if feedback:
             shown = of_objects(model, logits[-1].detach(), masks.shape[1:], labels.objects, identities)
             masks = argmax_of_present(shown, labels.objects)
-        short = model.memorize(matched, embed(model, masks, identities, frozen=feedback))
+        short = model.memorize(matched, embed(model, masks, identities, frozen=freeze_bank))
         if model.memory_gap is not None and t % memory_gap == 0:
             long = [[*kept, m] for kept, m in zip(long, short)]
 
@@ -116,7 +117,7 @@ def embed(
 ) -> Float[Tensor, "B hw 256"]:
     """The identity embedding of object ids under a shuffle (equation 2); void is background.
 
-    `frozen`: without gradient to the identity bank, as the authors do once predicted masks are fed back."""
+    `frozen`: without gradient to the identity bank."""
     sample = torch.arange(len(ids), device=ids.device)[:, None, None]
     embedding = model.embed_ids(identities[sample, ids.masked_fill(ids == VOID, 0)])
     return embedding.detach() if frozen else embedding
