@@ -83,7 +83,7 @@ def test_schedule_of_pretraining():
 
 
 def test_the_bank_learns_from_random_weights():
-    """Frozen at its start, a thousandth of what it becomes, it would hardly tell one identity from another."""
+    """Frozen at its start, less than a thousandth of what it becomes, it would hardly tell identities apart."""
     at = schedule(RECIPES["aost-cpu"])
     assert at(0)["feedback"]
     assert not at(RECIPES["aost-cpu"].steps - 1)["freeze_bank"]

@@ -483,7 +483,7 @@ def test_overfits_four_clips(tmp_path):
         lambda start, stop: (pairs[k % 6] if k < 550 else whole for k in range(start, stop)),
         steps=steps,
         folder=tmp_path,
-        schedule=lambda step: {"feedback": step >= 0.6 * steps},
+        schedule=lambda step: {"feedback": step >= 0.6 * steps, "freeze_bank": step >= 0.6 * steps},
         precision="bf16",
     )
     model.eval()

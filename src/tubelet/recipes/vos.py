@@ -96,8 +96,8 @@ class VosRecipe:
     feedback_from: float = 0.5
     """From this share of the steps on, predicted masks are remembered instead of the truth."""
     freeze_bank_from: float = 0.5
-    """From this share of the steps on, the identity bank stays as it is. It begins at a thousandth of what it becomes:
-    if it never learns, identities are hardly seen."""
+    """From this share of the steps on, the identity bank stays as it is. What it adds up to over a patch begins at
+    less than a thousandth of what it becomes: if it never learns, identities are hardly seen."""
     scratch: bool = False
     """Random encoder: nothing is frozen and batch statistics are learned."""
     weights: Path | None = None
