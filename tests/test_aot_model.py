@@ -11,7 +11,7 @@ from tubelet.loss.masks import segmentation_loss
 from tubelet.models.aot import model as aot
 from tubelet.models.aot import training
 from tubelet.models.aot.blocks import one_hot
-from tubelet.types import VOID, Clip, Labels
+from tubelet.types import VOID, Clip, FlowLabels, Labels
 
 COUNTS = {  # reference/aot.md, section 4; the AOT rows without the 256 numbers of a mask token that nothing reads
     "aot-t": 5_734_099 - 256,
@@ -311,3 +311,66 @@ def test_argmax_ignores_objects_that_are_not_there():
 def test_one_hot_of_the_bank_has_eleven_channels(aost):
     assert aost.embed_identities(one_hot(torch.zeros(1, 33, 33), 11)).shape == (1, 9, 256)
     assert isinstance(aot.build("aot-t").identity_norm, nn.Identity)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["aot-t", "aost", "swinb-aot-l"])
+def test_matching_is_the_cross_entropy_at_the_true_place(name):
+    """Token by token and head by head, with places between keys, at the edge, and unknown."""
+    torch.manual_seed(3)
+    model = aot.build(name).eval()
+    extra = int(model.align_corners)
+    clip = Clip(torch.rand(2, 2, 3, 48 + extra, 64 + extra))
+    flow = torch.rand(2, 2, 48 + extra, 64 + extra) * 24 - 12
+    flow[0, :, 20:40] = torch.nan
+    got = model.loss(clip, FlowLabels(flow))["matching"]
+    first, second = model.encode_clip(clip)
+    h, w = first.size
+    start = 0 if model.align_corners else 8
+    expected = []
+    for b in range(2):
+        key, query = (training.first_key(model, x)[b].view(h * w, 8, -1) for x in (first, second))
+        for i in range(h * w):
+            y, x = divmod(i, w)
+            dx, dy = flow[b, :, start + 16 * y, start + 16 * x].tolist()
+            if dx != dx:
+                continue
+            heads = [(key[:, n] @ query[i, n] / key.shape[2] ** 0.5).softmax(0) for n in range(8)]
+            found = torch.stack(heads).mean(0)
+            at_y, at_x = min(max(y + dy / 16, 0), h - 1), min(max(x + dx / 16, 0), w - 1)
+            log_p = torch.tensor(0.0)
+            for row in range(h):
+                for column in range(w):
+                    share = max(0, 1 - abs(row - at_y)) * max(0, 1 - abs(column - at_x))
+                    log_p += share * found[row * w + column].log()
+            expected.append(-log_p)
+    assert 0 < len(expected) < 2 * h * w
+    torch.testing.assert_close(got, 0.3 * torch.stack(expected).mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_matching_teaches_the_first_block_alone():
+    torch.manual_seed(3)
+    model = aot.build("aost", frozen_norm=False)
+    flow = torch.zeros(2, 2, 33, 49)
+    losses = []
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    clip = Clip(torch.rand(2, 1, 3, 33, 49).expand(-1, 2, -1, -1, -1))
+    for _ in range(8):
+        loss = model.loss(clip, FlowLabels(flow))["matching"]
+        loss.backward()
+        taught = {name for name, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    parts = ("encoder.", "projector.", "lstt.blocks.0.norm", "lstt.blocks.0.self_att", "lstt.blocks.0.identity.match")
+    assert taught
+    assert all(name.startswith((*parts, "decoder.adapter")) for name in taught)
+
+
+def test_matching_without_a_known_place_is_zero():
+    model = aot.build("aot-t")
+    loss = model.loss(Clip(torch.rand(1, 2, 3, 33, 33)), FlowLabels(torch.full((1, 2, 33, 33), torch.nan)))["matching"]
+    assert loss.item() == 0
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -9,7 +9,9 @@ from PIL import Image
 from tubelet.data.dataset import read_video
 from tubelet.data.loader import (
     ClipStream,
+    Interleaved,
     collate,
+    collate_flow,
     collate_tubes,
     image_source,
     load,
@@ -17,10 +19,11 @@ from tubelet.data.loader import (
     synthetic_source,
     tube_source,
     video_source,
+    view_source,
 )
 from tubelet.data.shapes import make_tubes
 from tubelet.data.still_sets import MaskedImage
-from tubelet.types import VOID
+from tubelet.types import VOID, FlowLabels
 
 DAVIS = Path(__file__).parents[2] / "shared/data/davis"
 
@@ -103,6 +106,20 @@ def test_the_number_of_workers_does_not_change_the_stream(stream):
 def test_the_stream_depends_on_the_seed(stream):
     other = ClipStream(list(zip(stream.sources, stream.shares.tolist(), strict=True)), batch=2, seed=5)
     assert not torch.equal(other[1][0].images, stream[1][0].images)
+
+
+def test_batches_of_pairs_come_between_those_of_clips(stream):
+    pictures = partial(constant, value=9, shape=(1, 40, 50))
+    pairs = ClipStream([(view_source(pictures, (17, 33)), 1.0)], batch=3, seed=4, collate=collate_flow)
+    batches = list(load(Interleaved(stream, pairs, count=2), start=1, stop=8))
+    flows = [isinstance(labels, FlowLabels) for _, labels in batches]
+    assert flows == [True, True, False, True, True, False, True]
+    assert [clip.numbers.tolist() for clip, _ in batches if clip.numbers is not None] == [
+        [0, 1, 2], [3, 4, 5], [2, 3], [6, 7, 8], [9, 10, 11], [4, 5], [12, 13, 14]
+    ]  # fmt: skip
+    torch.testing.assert_close(batches[2][0].images, stream[1][0].images)
+    assert batches[0][1].flow.shape == (3, 2, 17, 33)
+    assert torch.equal(batches[4][1].flow.nan_to_num(), pairs[3][1].flow.nan_to_num())
 
 
 def test_sources_are_drawn_by_weight():

@@ -24,6 +24,7 @@ from tubelet.recipes.vos import (
     schedule,
     sources,
     validation,
+    views,
 )
 from tubelet.train.log import read_log
 from tubelet.train.optim import parameter_groups
@@ -167,6 +168,25 @@ def test_a_run_stops_where_it_should(tmp_path):
     folder = vos.run("tiny", recipe)
     assert [entry["step"] for entry in read_log(folder / "log.jsonl")] == [1, 2]
     assert (folder / "weights.safetensors").is_file()
+    AcceleratorState._reset_state(True)
+
+
+def test_views_between_the_clips(tmp_path):
+    AcceleratorState._reset_state(True)
+    recipe = VosRecipe(
+        "aot-t", steps=6, batch=1, frames=4, crop=17, scratch=True, precision="no", data=Data(synthetic=1.0), views=2,
+        run=Run(out=tmp_path, workers=0, log_every=1),
+    )  # fmt: skip
+    pairs = views(recipe)
+    assert pairs is not None
+    assert (pairs.batch, pairs.count) == (2, 2)
+    assert views(dataclasses.replace(recipe, views=0)) is None
+    entries = read_log(vos.run("tiny", recipe) / "log.jsonl")
+    matching, jaccard = ([entry.get(name) for entry in entries] for name in ("matching", "jaccard"))
+    assert matching[0] is None
+    assert len(set(matching)) == 5
+    assert matching[3] == matching[2]
+    assert jaccard[0] == jaccard[2] != jaccard[3]
     AcceleratorState._reset_state(True)
 
 

@@ -33,6 +33,7 @@ from tubelet.data.shapes import CALM, Tubes, make_tubes
 from tubelet.data.still_sets import Still
 from tubelet.data.stills import move_image
 from tubelet.data.synthetic import make_clip
+from tubelet.data.views import draw_views
 from tubelet.types import VOID, Clip, FlowLabels, Labels, TubeLabels
 
 RgbIds = tuple[UInt8[np.ndarray, "T H W 3"], UInt8[np.ndarray, "T H W"]]
@@ -156,8 +157,19 @@ class ClipStream(Dataset, Generic[Drawn, Truth]):
         return replace(clip, numbers=torch.tensor(numbers)), labels
 
 
+class Interleaved(Dataset):
+    """One stream with `count` batches of another after each of its batches, each stream in its own order."""
+
+    def __init__(self, stream: Dataset, between: Dataset, *, count: int) -> None:
+        self.stream, self.between, self.count = stream, between, count
+
+    def __getitem__(self, step: int) -> tuple[Clip, Labels | TubeLabels | FlowLabels]:
+        number, place = divmod(step, self.count + 1)
+        return self.between[number * self.count + place - 1] if place else self.stream[number]
+
+
 def load(
-    stream: ClipStream[Drawn, Truth], *, start: int = 0, stop: int, workers: int = 0
+    stream: Dataset[tuple[Clip, Truth]], *, start: int = 0, stop: int, workers: int = 0
 ) -> Iterator[tuple[Clip, Truth]]:
     """The batches `start` .. `stop - 1` of a stream in order, prepared by `workers` processes (0: by this one)."""
     if not workers:
@@ -241,6 +253,16 @@ def _draw_image(rng: np.random.Generator, *, stills, size, frames, options) -> R
     foreign = one != two and options.get("covered") != 0 and rng.random() < 0.5
     rgb, ids = move_image(rng, rgb, ids, frames, size, other=stills[two].load() if foreign else None, **options)
     return rgb, renumber(rng, ids)
+
+
+def view_source(pictures: Source, size: tuple[int, int]) -> FlowSource:
+    """Pairs of views of a picture, as `draw_views` makes them of the first frame of a clip of `pictures`."""
+    return partial(_draw_views, pictures=pictures, size=size)
+
+
+def _draw_views(rng: np.random.Generator, *, pictures, size) -> RgbFlow:
+    rgb, _ = pictures(rng)
+    return draw_views(rng, rgb[0], size)
 
 
 def merged_source(below: Source, above: Source, probability: float) -> Source:

@@ -50,6 +50,15 @@ class Recipe(Protocol):
     def run(self) -> Run: ...
 
 
+@dataclass(frozen=True)
+class Views:
+    """Batches of pairs of frames with flow, `count` of them after each batch of clips."""
+
+    sources: Sequence[tuple[Callable, float]]
+    batch: int
+    count: int
+
+
 def fit(
     name: str,
     recipe: Recipe,
@@ -58,25 +67,29 @@ def fit(
     sources: Sequence[tuple[Callable, float]],
     *,
     collate: Callable,
+    views: Views | None = None,
     metadata: dict[str, str] | None = None,
     **options: Any,
 ) -> Path:
     """Trains, or goes on; returns the folder of the run, with the averaged weights in `weights.safetensors`, the recipe
     in `config.json` and what `train.loop.train` writes. A run that goes on with another recipe says so in a warning.
 
-    `sources` and `collate` are those of a `ClipStream`, `options` those of `train.loop.train`. `metadata` goes into the
-    weights, beside the names of the model and of the recipe. The batch is that of a process: with n processes a step
-    sees n times as many clips."""
+    `sources` and `collate` are those of a `ClipStream`, `options` those of `train.loop.train`. `views` come between the
+    batches of clips. `metadata` goes into the weights, beside the names of the model and of the recipe. The batch is
+    that of a process: with n processes a step sees n times as many clips."""
     import torch
     from accelerate import PartialState
 
-    from tubelet.data.loader import ClipStream, load
+    from tubelet.data.loader import ClipStream, Interleaved, collate_flow, load
     from tubelet.train.loop import train
     from tubelet.weights import save
 
     state, run = PartialState(cpu=not torch.cuda.is_available()), recipe.run
     part = (state.process_index, state.num_processes)
     stream = ClipStream(sources, batch=recipe.batch, seed=recipe.seed, part=part, collate=collate)
+    if views is not None:
+        pairs = ClipStream(views.sources, batch=views.batch, seed=recipe.seed + 1, part=part, collate=collate_flow)
+        stream = Interleaved(stream, pairs, count=views.count)
     folder, began = run.folder(name), time.monotonic()
     config = config_of(name, recipe, processes=state.num_processes)
     if state.is_main_process:

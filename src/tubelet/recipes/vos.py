@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tubelet.recipes.base import Run, fit
+from tubelet.recipes.base import Run, Views, fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +98,10 @@ class VosRecipe:
     freeze_bank_from: float = 0.5
     """From this share of the steps on, the identity bank stays as it is. What it adds up to over a patch begins at
     less than a thousandth of what it becomes: if it never learns, identities are hardly seen."""
+    views: int = 0
+    """After each batch of clips come so many batches of pairs of views of single pictures, as many frames each, from
+    which the first block learns to find places again. Each is a step. The paper has none: its encoder knows ImageNet.
+    """
     scratch: bool = False
     """Random encoder: nothing is frozen and batch statistics are learned."""
     weights: Path | None = None
@@ -132,36 +136,56 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
 
 def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
     """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
-    from tubelet.data.loader import image_source, merged_source, synthetic_source, video_source
+    from tubelet.data.loader import merged_source
+
+    found = unmerged_sources(recipe, (recipe.crop, recipe.crop), recipe.frames)
+    return [(merged_source(source, found[0][0], recipe.data.merge), share) for source, share in found]
+
+
+def views(recipe: VosRecipe) -> Views | None:
+    """Pairs of views of what the clips show, if the recipe wants any."""
+    from tubelet.data.loader import view_source
+
+    if recipe.views == 0:
+        return None
+    size, room = (recipe.crop, recipe.crop), (2 * recipe.crop, 2 * recipe.crop)
+    pictures = unmerged_sources(recipe, room, frames=1)
+    batch = max(1, recipe.batch * recipe.frames // 2)
+    return Views([(view_source(source, size), share) for source, share in pictures], batch, recipe.views)
+
+
+def unmerged_sources(recipe: VosRecipe, size: tuple[int, int], frames: int) -> "list[tuple[Source, float]]":
+    """See `sources`."""
+    from tubelet.data.loader import image_source, synthetic_source, video_source
     from tubelet.data.photos import NO_PHOTOS, read_photos
     from tubelet.data.still_sets import read_stills
     from tubelet.data.ytvos import read_ytvos
 
-    data, size, found = recipe.data, (recipe.crop, recipe.crop), []
+    data, found = recipe.data, []
     if data.photos is not None and data.synthetic <= 0:
         raise ValueError("--data.photos is for synthetic clips, and this recipe has none: give --data.synthetic 1 too")
     if data.synthetic > 0:
         photos = NO_PHOTOS if data.photos is None else read_photos(data.photos)
-        found.append((synthetic_source(size, recipe.frames, photos=photos), data.synthetic))
+        found.append((synthetic_source(size, frames, photos=photos), data.synthetic))
     if data.images:
         stills = [still for root in data.images for still in read_stills(root)]
         beyond = {"bend": data.bend, "blurred": data.blurred, "covered": data.covered}
-        found.append((image_source(stills, size, recipe.frames, **beyond), 1.0))
+        found.append((image_source(stills, size, frames, **beyond), 1.0))
     if data.davis is not None:
         found.append(
             (
-                video_source(davis_videos(data, data.davis_split), size, recipe.frames, max_gap=data.davis_gap),
+                video_source(davis_videos(data, data.davis_split), size, frames, max_gap=data.davis_gap),
                 data.davis_share,
             )
         )
     if data.ytvos is not None:
         videos = read_ytvos(data.ytvos, split="train")
-        found.append((video_source(videos, size, recipe.frames, max_gap=data.ytvos_gap), data.ytvos_share))
+        found.append((video_source(videos, size, frames, max_gap=data.ytvos_gap), data.ytvos_share))
     if not found:
         raise ValueError(
             "this recipe has no data: give --data.synthetic 1, --data.images, --data.davis or --data.ytvos"
         )
-    return [(merged_source(source, found[0][0], data.merge), share) for source, share in found]
+    return found
 
 
 def davis_videos(data: Data, split: str) -> "list[VideoItem]":
@@ -255,6 +279,7 @@ def run(name: str, recipe: VosRecipe) -> Path:
         groups,
         sources(recipe),
         collate=collate,
+        views=views(recipe),
         schedule=schedule(recipe),
         rate=partial(polynomial, steps=recipe.steps, floor=recipe.floor_lr),
         evaluate=validation(recipe, recipe.run.folder(name) / "worst.png") if recipe.validation.every else None,

@@ -84,12 +84,13 @@ def train(
                 save_run(folder, step, model, optimizer, ema, {"seconds": seconds + time.monotonic() - began})
                 draw_curves(folder)
 
+        values: dict[str, float] = {}
         model.train()
         for clip, labels in batches(step, steps):
             set_lr(optimizer, partial(rate, step))
             torch.manual_seed(seed * 1_000_003 + step)
             losses = trainee(to_device(clip, device), to_device(labels, device), **schedule(step))
-            values = finite_values(losses, step, clip)
+            values |= finite_values(losses, step, clip)  # of each loss the last: not every step has all of them
             accelerator.backward(torch.stack(list(losses.values())).sum())
             norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tubelet.models.aot.blocks import LSTT, Decoder, Matched, Memory, initialize, one_hot
 from tubelet.nn.backbone import Encoder, MobileNetV2, ResNet, swin
 from tubelet.nn.position import sine_position
-from tubelet.types import Clip, Labels
+from tubelet.types import Clip, FlowLabels, Labels
 from tubelet.video.resize import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class AOT(nn.Module):
     def loss(
         self,
         clip: Clip,
-        labels: Labels,
+        labels: Labels | FlowLabels,
         *,
         hard_fraction: float = 1.0,
         reference_weight: float = 1.0,
@@ -140,9 +140,13 @@ class AOT(nn.Module):
         `memory_gap`: a frame enters the long-term memory every so many, if this model has such a memory at all.
 
         Returns `cross_entropy` and `jaccard` (0.5 each, the mean over predicted frames) and `reference`. A scalable
-        model is supervised at every depth (equation 4)."""
-        from tubelet.models.aot.training import clip_loss
+        model is supervised at every depth (equation 4).
 
+        With the flow between two frames as `labels`: `matching`, see `matching_loss`; the options mean nothing then."""
+        from tubelet.models.aot.training import clip_loss, matching_loss
+
+        if isinstance(labels, FlowLabels):
+            return matching_loss(self, clip, labels)
         return clip_loss(
             self,
             clip,

@@ -2,13 +2,17 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tubelet.loss.masks import segmentation_loss, without_absent
-from tubelet.models.aot.blocks import Memory
-from tubelet.models.aot.model import AOT, IDENTITIES, Encoded
-from tubelet.types import VOID, Clip, Labels
+from tubelet.models.aot.blocks import HEADS, Memory
+from tubelet.models.aot.model import AOT, CHANNELS, IDENTITIES, Encoded
+from tubelet.nn.position import sine_position
+from tubelet.types import VOID, Clip, FlowLabels, Labels
+
+STRIDE = 16  # of a token, in pixels
+MATCHING_WEIGHT = 0.3
 
 
 def clip_loss(
@@ -56,6 +60,42 @@ def clip_loss(
         "jaccard": jaccard,
         "reference": reference_weight * losses[: 1 - first].sum(),
     }
+
+
+def matching_loss(model: AOT, clip: Clip, labels: FlowLabels) -> dict[str, Float[Tensor, ""]]:
+    """How badly the first block finds each place of the second frame in the first: the cross-entropy of its long-term
+    attention there, the mean of all heads, at the true place (bilinear between the four nearest keys).
+
+    Not the paper's, whose encoder has seen ImageNet. The weight makes its gradients about as large as those of
+    `clip_loss`."""
+    first, second = model.encode_clip(clip)
+    (h, w), query, key = first.size, first_key(model, second), first_key(model, first)
+    with torch.autocast(key.device.type, enabled=False):
+        q, k = (x.float().unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (query, key))
+        found = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(-1).mean(1)
+        log_p = found.clamp(min=1e-6).log().view(-1, 1, h, w)
+        place, known = true_places(labels.flow, (h, w), first_pixel=0 if model.align_corners else STRIDE // 2)
+        scale = 2 / place.new_tensor([max(w - 1, 1), max(h - 1, 1)])  # to -1..1
+        there = F.grid_sample(log_p, (place * scale - 1).view(-1, 1, 1, 2), padding_mode="border", align_corners=True)
+    return {"matching": -MATCHING_WEIGHT * there.flatten()[known.flatten()].sum() / known.sum().clamp(min=1)}
+
+
+def first_key(model: AOT, frame: Encoded) -> Float[Tensor, "B hw 256"]:
+    """The matching key of the first block, which depends on the frame alone."""
+    block = model.lstt.block(0)
+    x = block.attend_itself(frame.tokens, sine_position(*frame.size, CHANNELS, device=frame.tokens.device))
+    return block.identity.match(block.norm2(x)).key
+
+
+def true_places(
+    flow: Float[Tensor, "B 2 H W"], size: tuple[int, int], *, first_pixel: int
+) -> tuple[Float[Tensor, "B hw 2"], Bool[Tensor, "B hw"]]:
+    """Where (x, y) in the first frame, in tokens, each token of the second is, and whether that is known."""
+    at_tokens = flow[:, :, first_pixel::STRIDE, first_pixel::STRIDE].flatten(2).transpose(1, 2)
+    known = at_tokens.isfinite().all(2)
+    rows, columns = (torch.arange(n, device=flow.device) for n in size)
+    own = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2).flatten(0, 1)
+    return own + at_tokens.nan_to_num(0.0) / STRIDE, known
 
 
 def frame_losses(
