@@ -54,17 +54,20 @@ def test_one_frame_is_the_first_of_many():
 
 
 def test_things_move_and_pace_makes_them_move_more():
-    def change(pace):
-        clips = [make_clip(seed, frames=2, size=(64, 64), pace=pace)[1] for seed in range(8)]
+    def change(**pace):
+        clips = [make_clip(seed, frames=2, size=(64, 64), **pace)[1] for seed in range(8)]
         return np.mean([(ids[0] != ids[1]).mean() for ids in clips])
 
-    assert 0 < change(1.0) < change(8.0)
+    assert 0 < change(pace=1.0) < change(pace=8.0)
+    assert change(max_pace=1.0) == change(pace=1.0) < change(max_pace=3.0) < change() == change(max_pace=8.0)
 
 
 @pytest.mark.parametrize("wrong", [{"frames": 0}, {"size": (8, 64)}, {"objects": (0, 2)}, {"objects": (3, 11)}])
 def test_impossible_clips_are_refused(wrong):
     with pytest.raises(ValueError, match="got frames="):
         make_clip(0, **{"frames": 2, **wrong})
+    with pytest.raises(ValueError, match=r"max_pace cannot be 0\.5"):
+        make_clip(0, frames=2, max_pace=0.5)
 
 
 @pytest.mark.parametrize("bend", [0.0, 1e-7])

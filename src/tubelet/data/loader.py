@@ -32,7 +32,7 @@ from tubelet.data.sampling import renumber, sample_clip
 from tubelet.data.shapes import CALM, Tubes, make_tubes
 from tubelet.data.still_sets import Still
 from tubelet.data.stills import move_image
-from tubelet.data.synthetic import make_clip
+from tubelet.data.synthetic import MAX_PACE, make_clip
 from tubelet.data.views import draw_views
 from tubelet.types import VOID, Clip, FlowLabels, Labels, TubeLabels
 
@@ -196,10 +196,15 @@ def _one_thread(worker: int) -> None:
 
 
 def synthetic_source(
-    size: tuple[int, int], frames: int, *, objects: tuple[int, int] = (1, 4), photos: Photos = NO_PHOTOS
+    size: tuple[int, int],
+    frames: int,
+    *,
+    objects: tuple[int, int] = (1, 4),
+    max_pace: float = MAX_PACE,
+    photos: Photos = NO_PHOTOS,
 ) -> Source:
-    """Clips of `make_clip`."""
-    return partial(_draw_synthetic, size=size, frames=frames, objects=objects, photos=photos)
+    """Clips of `make_clip`; see there for `max_pace`."""
+    return partial(_draw_synthetic, size=size, frames=frames, objects=objects, max_pace=max_pace, photos=photos)
 
 
 def _draw_synthetic(rng: np.random.Generator, **options) -> RgbIds:

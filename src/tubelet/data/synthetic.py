@@ -35,6 +35,7 @@ def make_clip(
     size: tuple[int, int] = (193, 193),
     objects: tuple[int, int] = (1, 4),
     pace: float | None = None,
+    max_pace: float = MAX_PACE,
     photos: Photos = NO_PHOTOS,
 ) -> tuple[UInt8[np.ndarray, "{frames} H W 3"], UInt8[np.ndarray, "{frames} H W"]]:
     """A clip and its truth: rgb (T, H, W, 3) and object ids (T, H, W), uint8; 0 where nothing is followed.
@@ -42,19 +43,21 @@ def make_clip(
     The same arguments give the same bytes. `size` is (H, W). The number of objects is drawn between the two of
     `objects` (inclusive, at most 10); they are numbered 1..n in no order of depth. In frame 0 each shows at least
     0.3 % of the squared short side; later they may hide, leave and come back. `pace` is the time between frames:
-    1 is a smooth video, 8 shows every eighth frame of one; drawn from that range if not given. With `photos` two thirds
-    of the surfaces and of the objects come from them.
+    1 is a smooth video, 8 shows every eighth frame of one; if not given, drawn between 1 and `max_pace`. With `photos`
+    two thirds of the surfaces and of the objects come from them.
 
-    Raises `ValueError` for sizes under 16, no frames, or a range of objects outside 1..10."""
+    Raises `ValueError` for sizes under 16, no frames, a range of objects outside 1..10, or a `max_pace` under 1."""
     low, high = objects
     if frames < 1 or min(size) < 16 or not 1 <= low <= high <= MAX_OBJECTS:
         raise ValueError(
             f"a synthetic clip needs frames >= 1, a size of at least 16x16 and 1 <= objects <= 10; "
             f"got frames={frames}, size={size[0]}x{size[1]}, objects={low}..{high}"
         )
+    if max_pace < 1:
+        raise ValueError(f"the pace of a synthetic clip is at least 1, so max_pace cannot be {max_pace}")
     rng = np.random.default_rng(seed)
     scene = draw_scene(rng, size, int(rng.integers(low, high + 1)), photos)
-    pace = float(np.exp(rng.uniform(0, np.log(MAX_PACE)))) if pace is None else pace
+    pace = float(np.exp(rng.uniform(0, np.log(max_pace)))) if pace is None else pace
     shots = [film(scene, t * pace, rng) for t in range(frames)]
     return np.stack([rgb for rgb, _ in shots]), np.stack([ids for _, ids in shots])
 

@@ -30,6 +30,8 @@ class Data:
     """Share of procedural clips (need no data)."""
     photos: Path | None = None
     """A folder of pictures for them: surfaces, backgrounds and, where they have an alpha channel, objects."""
+    pace: float = 8.0
+    """And how fast they are at most: 1 is a smooth video, 8 shows every eighth frame of one."""
     images: tuple[Path, ...] = ()
     """Stage one: folders of still images with masks, each laid out as its set was published (PASCAL VOC, COCO, ECSSD,
     MSRA10K, PASCAL-S), or with JPEGImages/NAME and Annotations/NAME of index PNGs."""
@@ -166,7 +168,7 @@ def unmerged_sources(recipe: VosRecipe, size: tuple[int, int], frames: int) -> "
         raise ValueError("--data.photos is for synthetic clips, and this recipe has none: give --data.synthetic 1 too")
     if data.synthetic > 0:
         photos = NO_PHOTOS if data.photos is None else read_photos(data.photos)
-        found.append((synthetic_source(size, frames, photos=photos), data.synthetic))
+        found.append((synthetic_source(size, frames, max_pace=data.pace, photos=photos), data.synthetic))
     if data.images:
         stills = [still for root in data.images for still in read_stills(root)]
         beyond = {"bend": data.bend, "blurred": data.blurred, "covered": data.covered}
