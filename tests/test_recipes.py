@@ -182,11 +182,9 @@ def test_views_between_the_clips(tmp_path):
     assert (pairs.batch, pairs.count) == (2, 2)
     assert views(dataclasses.replace(recipe, views=0)) is None
     entries = read_log(vos.run("tiny", recipe) / "log.jsonl")
-    matching, jaccard = ([entry.get(name) for entry in entries] for name in ("matching", "jaccard"))
-    assert matching[0] is None
-    assert len(set(matching)) == 5
-    assert matching[3] == matching[2]
-    assert jaccard[0] == jaccard[2] != jaccard[3]
+    kinds = ["matching" if "matching" in entry else "jaccard" for entry in entries]
+    assert kinds == ["jaccard", "matching", "matching", "jaccard", "matching", "matching"]
+    assert not any("matching" in entry and "jaccard" in entry for entry in entries)
     AcceleratorState._reset_state(True)
 
 

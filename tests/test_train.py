@@ -242,6 +242,17 @@ def test_the_schedule_reaches_the_loss_and_the_rate_the_optimizer(tmp_path):
     assert all(a["lr"] > b["lr"] for a, b in pairwise(entries))
 
 
+def test_the_log_has_the_mean_loss_since_its_last_entry(tmp_path):
+    torch.manual_seed(0)
+    first = Tiny()
+    for log_every in (1, 3):
+        tiny_run(tmp_path / str(log_every), model=copy.deepcopy(first), steps=7, log_every=log_every)
+    every, third = (read_log(tmp_path / name / "log.jsonl") for name in ("1", "3"))
+    assert [entry["step"] for entry in third] == [3, 6]
+    for i, entry in enumerate(third):
+        assert entry["a"] == pytest.approx(sum(e["a"] for e in every[3 * i : 3 * i + 3]) / 3, rel=1e-4)
+
+
 def test_a_nan_stops_with_the_step_and_the_clips(tmp_path):
     model = Tiny(broken_at=3)
     with pytest.raises(FloatingPointError, match=r"step 3 is not finite: \{'a': nan, 'b': .*\}; its clips are 6, 7 of"):

@@ -20,7 +20,7 @@ from tubelet.data.texture import Surface, draw_texture
 
 MIN_VISIBLE = 0.003  # share of the squared short side that every object shows in frame 0: 110 px at 192
 MAX_OBJECTS = 10
-MAX_PACE = 8
+MAX_PACE = 8.0
 MAX_TRIES = 200
 PHOTO_SHARE = 0.67  # of the surfaces and the objects, where there are photographs
 

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import torch
@@ -84,22 +85,26 @@ def train(
                 save_run(folder, step, model, optimizer, ema, {"seconds": seconds + time.monotonic() - began})
                 draw_curves(folder)
 
-        values: dict[str, float] = {}
+        recent: dict[str, list[float]] = {}  # losses since the last entry of the log; not every step has all of them
         model.train()
         for clip, labels in batches(step, steps):
             set_lr(optimizer, partial(rate, step))
             torch.manual_seed(seed * 1_000_003 + step)
             losses = trainee(to_device(clip, device), to_device(labels, device), **schedule(step))
-            values |= finite_values(losses, step, clip)  # of each loss the last: not every step has all of them
+            for name, value in finite_values(losses, step, clip).items():
+                recent.setdefault(name, []).append(value)
             accelerator.backward(torch.stack(list(losses.values())).sum())
             norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             ema.update(model)
             step += 1
-            if step % log_every == 0 and log:
+            if step % log_every == 0:
                 pace = (step - resumed) / (time.monotonic() - began)
-                log.write(step=step, **values, norm=float(norm or 0), lr=optimizer.param_groups[0]["lr"], rate=pace)
+                means = {name: fmean(values) for name, values in recent.items()}
+                recent.clear()
+                if log:
+                    log.write(step=step, **means, norm=float(norm or 0), lr=optimizer.param_groups[0]["lr"], rate=pace)
             if evaluate is not None and evaluate_every and step % evaluate_every == 0 and log:
                 log.write(step=step, **evaluate(averaged(model, ema)))
             if step % save_every == 0:  # after the evaluation: the log of a saved step is whole
