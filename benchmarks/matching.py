@@ -3,15 +3,15 @@
 python benchmarks/matching.py aost                      # the weights that come with the package
 python benchmarks/matching.py aost=OLD.safetensors aost=NEW.safetensors --photos PICTURES
 
-All are tried on the same made pictures and clips of 129 pixels, 81 tokens (`data/synthetic`, seeds that no training
-draws):
+All are tried on the same made pictures and clips (`data/synthetic`, seeds that no training draws):
 
 - `places`: of the tokens of a view of a picture (`data/views`), the share that the first block finds where it truly is
-  in another view; by chance 0.012.
+  in another view; by chance one of all tokens, 0.012 at 129 pixels.
 - `long 1`, `short 1`, ...: the masks are known in the frames before. Each attention of each block carries the objects'
   shares of the remembered tokens to frame t, with its weights averaged over the heads: from the first frame alone and
   from the frame before. IoU of the objects with the truth, in tokens; every token counts as what it shows most of.
-- `answer`: the same of what the network as a whole says there, and `still`: of the frame before as it is."""
+- `answer`: the same of what the network as a whole says there, and `still`: of the frame before as it is.
+- `given`: IoU, in pixels, of the objects of the first frame as the network draws them there, where it is given them."""
 
 import argparse
 from collections import defaultdict
@@ -26,7 +26,7 @@ from torch import Tensor
 from tubelet.data.loader import ClipStream, collate_flow, synthetic_source, view_source
 from tubelet.data.photos import NO_PHOTOS, Photos, read_photos
 from tubelet.models.aot.blocks import HEADS, WINDOW, one_hot
-from tubelet.models.aot.model import AOT, IDENTITIES
+from tubelet.models.aot.model import AOT, IDENTITIES, Encoded
 from tubelet.models.aot.training import (
     argmax_of_present,
     embed,
@@ -39,7 +39,7 @@ from tubelet.nn.attention import attend, local_attention
 from tubelet.types import Clip, FlowLabels, Labels
 from tubelet.weights import load
 
-SIZE, FRAMES, BATCH, SEED = (129, 129), 8, 8, 7919
+FRAMES, BATCH, SEED = 8, 8, 7919
 
 
 def places(model: AOT, clip: Clip, labels: FlowLabels) -> list[float]:
@@ -60,15 +60,13 @@ def carried(model: AOT, clip: Clip, labels: Labels) -> dict[str, list[float]]:
     frames, ids = model.encode_clip(clip), labels.ids.unbind(1)
     shares = [token_shares(x) for x in ids]
     h, w = frames[0].size
-    _, long = model.refer(frames[0], embed(model, ids[0], identities, frozen=True))
-    short = long
+    outputs, long = model.refer(frames[0], embed(model, ids[0], identities, frozen=True))
+    short, drawn = long, answer(model, frames[0], outputs, labels, identities)
+    found["given"] = ious(pixel_shares(drawn), pixel_shares(ids[0]))
     for t in range(1, len(frames)):
         outputs, matched = model.propagate(frames[t], list(zip(long, short, strict=True)))
-        logits = of_objects(model, model.decode(frames[t], outputs), ids[t].shape[1:], labels.objects, identities)
-        said = {
-            "still": shares[t - 1],
-            "answer": token_shares(argmax_of_present(logits, labels.objects)),
-        }
+        drawn = answer(model, frames[t], outputs, labels, identities)
+        said = {"still": shares[t - 1], "answer": token_shares(drawn)}
         for i, m in enumerate(matched):
             from_first = attend(m.key, long[i].key, shares[0].repeat(1, 1, HEADS), HEADS)
             said[f"long {i + 1}"] = from_first.unflatten(2, (HEADS, -1)).mean(2)
@@ -84,25 +82,39 @@ def carried(model: AOT, clip: Clip, labels: Labels) -> dict[str, list[float]]:
     return found
 
 
+def answer(
+    model: AOT, frame: Encoded, outputs: list[Tensor], labels: Labels, identities: Int[Tensor, "B 11"]
+) -> Int[Tensor, "B H W"]:
+    """The object that the network sees at each pixel."""
+    logits = of_objects(model, model.decode(frame, outputs), labels.ids.shape[2:], labels.objects, identities)
+    return argmax_of_present(logits, labels.objects)
+
+
 def token_shares(ids: Int[Tensor, "B H W"]) -> Float[Tensor, "B hw 11"]:
     """How much of the 16 x 16 pixels about each token every object has."""
     maps = F.pad(one_hot(ids, IDENTITIES + 1), (8, 7, 8, 7), mode="replicate")
     return F.avg_pool2d(maps, 16).flatten(2).transpose(1, 2)
 
 
+def pixel_shares(ids: Int[Tensor, "B H W"]) -> Float[Tensor, "B n 11"]:
+    """The same of every pixel: 0 or 1."""
+    return one_hot(ids, IDENTITIES + 1).flatten(2).transpose(1, 2)
+
+
 def ious(said: Float[Tensor, "B hw 11"], truth: Float[Tensor, "B hw 11"]) -> list[float]:
-    """Of every object that most of some token shows."""
+    """Of every object that most of some token (or a pixel) shows."""
     said, truth = (one_hot(x.argmax(2, keepdim=True), IDENTITIES + 1)[:, 1:, :, 0] for x in (said, truth))
     both, either = (said * truth).sum(2), said.maximum(truth).sum(2)
     return (both / either)[truth.any(2)].tolist()
 
 
 @torch.no_grad()
-def tried(model: AOT, photos: Photos, batches: int) -> dict[str, float]:
+def tried(model: AOT, photos: Photos, batches: int, side: int) -> dict[str, float]:
     """The means over all tokens, and over all objects in all frames."""
-    pictures = synthetic_source((2 * SIZE[0], 2 * SIZE[1]), 1, photos=photos)
-    pairs = ClipStream([(view_source(pictures, SIZE), 1.0)], batch=BATCH, seed=SEED, collate=collate_flow)
-    clips = ClipStream([(synthetic_source(SIZE, FRAMES, photos=photos), 1.0)], batch=BATCH, seed=SEED)
+    size = side, side
+    pictures = synthetic_source((2 * side, 2 * side), 1, photos=photos)
+    pairs = ClipStream([(view_source(pictures, size), 1.0)], batch=BATCH, seed=SEED, collate=collate_flow)
+    clips = ClipStream([(synthetic_source(size, FRAMES, photos=photos), 1.0)], batch=BATCH, seed=SEED)
     values = defaultdict(list)
     for i in range(batches):
         values["places"] += places(model, *pairs[i])
@@ -116,12 +128,17 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="NAME or NAME=WEIGHTS")
     parser.add_argument("--photos", type=Path, help="a folder of pictures for the clips")
     parser.add_argument("--batches", type=int, default=6, help="of 8 clips and of 8 pairs of views")
+    parser.add_argument("--size", type=int, default=129, help="of the frames, 16k + 1")
     args = parser.parse_args()
     photos = NO_PHOTOS if args.photos is None else read_photos(args.photos)
     for wanted in args.models:
         name, _, weights = wanted.partition("=")
         model = load(name, weights or None).eval()
-        print(wanted, " ".join(f"{key} {x:.3f}" for key, x in tried(model, photos, args.batches).items()), flush=True)
+        print(
+            wanted,
+            " ".join(f"{key} {x:.3f}" for key, x in tried(model, photos, args.batches, args.size).items()),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
