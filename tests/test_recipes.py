@@ -181,6 +181,10 @@ def test_views_between_the_clips(tmp_path):
     assert pairs is not None
     assert (pairs.batch, pairs.count) == (2, 2)
     assert views(dataclasses.replace(recipe, views=0)) is None
+    with pytest.raises(ValueError, match="--views is a number of batches"):
+        views(dataclasses.replace(recipe, views=-1))
+    with pytest.raises(ValueError, match=r"--data\.pace is at least 1"):
+        sources(dataclasses.replace(recipe, data=Data(synthetic=1.0, pace=0.5)))
     entries = read_log(vos.run("tiny", recipe) / "log.jsonl")
     kinds = ["matching" if "matching" in entry else "jaccard" for entry in entries]
     assert kinds == ["jaccard", "matching", "matching", "jaccard", "matching", "matching"]

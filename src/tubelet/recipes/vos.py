@@ -148,6 +148,8 @@ def views(recipe: VosRecipe) -> Views | None:
     """Pairs of views of what the clips show, if the recipe wants any."""
     from tubelet.data.loader import view_source
 
+    if recipe.views < 0:
+        raise ValueError(f"--views is a number of batches, 0 for none, not {recipe.views}")
     if recipe.views == 0:
         return None
     size, room = (recipe.crop, recipe.crop), (2 * recipe.crop, 2 * recipe.crop)
@@ -166,6 +168,8 @@ def unmerged_sources(recipe: VosRecipe, size: tuple[int, int], frames: int) -> "
     data, found = recipe.data, []
     if data.photos is not None and data.synthetic <= 0:
         raise ValueError("--data.photos is for synthetic clips, and this recipe has none: give --data.synthetic 1 too")
+    if data.pace < 1:
+        raise ValueError(f"--data.pace is at least 1, a smooth video, not {data.pace}")
     if data.synthetic > 0:
         photos = NO_PHOTOS if data.photos is None else read_photos(data.photos)
         found.append((synthetic_source(size, frames, max_pace=data.pace, photos=photos), data.synthetic))
