@@ -31,15 +31,11 @@ def draw_views(
     picture = _zoomed(rng, rgb, size)
     if rng.random() < 0.5:
         picture = np.ascontiguousarray(picture[:, ::-1])
-    corner = np.array([rng.uniform(min(0, room), max(0, room)) for room in _room(picture, size)])
+    room = np.subtract(picture.shape[1::-1], size[::-1])
+    corner = rng.uniform(np.minimum(0, room), np.maximum(0, room))
     before = _second(rng, size)
     views = [_seen(picture, places(size) + corner), _seen(picture, before + corner)]
     return np.stack([_developed(rng, view) for view in views]), flow_of(before, inside(before))
-
-
-def _room(picture: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
-    """How much wider and higher a picture is than a view."""
-    return picture.shape[1] - size[1], picture.shape[0] - size[0]
 
 
 def _zoomed(rng: np.random.Generator, rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -64,7 +60,7 @@ def _second(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarr
 
 
 def _seen(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
-    x, y = where.astype(np.float32)[..., 0], where.astype(np.float32)[..., 1]
+    x, y = cv2.split(where.astype(np.float32))
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT).astype(np.uint8)
 
 
