@@ -30,7 +30,7 @@ from tubelet.models.aot.model import AOT, IDENTITIES, Encoded
 from tubelet.models.aot.training import (
     argmax_of_present,
     embed,
-    first_key,
+    find_places,
     of_objects,
     shuffle_identities,
     true_places,
@@ -44,14 +44,10 @@ FRAMES, BATCH, SEED = 8, 8, 7919
 
 def places(model: AOT, clip: Clip, labels: FlowLabels) -> list[float]:
     """Of each known token of the second views, 1 if it is found in the first, else 0."""
-    first, second = model.encode_clip(clip)
-    key, query = (first_key(model, x) for x in (first, second))
-    (h, w), channels = first.size, key.shape[2] // HEADS
-    q, k = (x.unflatten(2, (HEADS, channels)).transpose(1, 2) for x in (query, key))
-    found = (q @ k.transpose(2, 3) / channels**0.5).softmax(3).mean(1).argmax(2)
+    found, (h, w) = find_places(model, clip)
     place, known = true_places(labels.flow, (h, w), first_pixel=0)
     column, row = place.round().long().unbind(2)
-    return (found == row.clamp(0, h - 1) * w + column.clamp(0, w - 1))[known].float().tolist()
+    return (found.argmax(2) == row.clamp(0, h - 1) * w + column.clamp(0, w - 1))[known].float().tolist()
 
 
 def carried(model: AOT, clip: Clip, labels: Labels) -> dict[str, list[float]]:

@@ -68,16 +68,23 @@ def matching_loss(model: AOT, clip: Clip, labels: FlowLabels) -> dict[str, Float
 
     Not the paper's, whose encoder has seen ImageNet. The weight makes its gradients about as large as those of
     `clip_loss`."""
-    first, second = model.encode_clip(clip)
-    (h, w), query, key = first.size, first_key(model, second), first_key(model, first)
-    with torch.autocast(key.device.type, enabled=False):
-        q, k = (x.float().unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (query, key))
-        found = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(-1).mean(1)
+    found, (h, w) = find_places(model, clip)
+    with torch.autocast(found.device.type, enabled=False):
         log_p = found.clamp(min=1e-6).log().view(-1, 1, h, w)
         place, known = true_places(labels.flow, (h, w), first_pixel=0 if model.align_corners else STRIDE // 2)
         scale = 2 / place.new_tensor([max(w - 1, 1), max(h - 1, 1)])  # to -1..1
         there = F.grid_sample(log_p, (place * scale - 1).view(-1, 1, 1, 2), padding_mode="border", align_corners=True)
     return {"matching": -MATCHING_WEIGHT * there.flatten()[known.flatten()].sum() / known.sum().clamp(min=1)}
+
+
+def find_places(model: AOT, clip: Clip) -> tuple[Float[Tensor, "B hw hw"], tuple[int, int]]:
+    """Where each token of the second frame looks in the first, the mean of all heads of the first block's long-term
+    attention, in full precision; and the (h, w) of the tokens."""
+    first, second = model.encode_clip(clip)
+    query, key = first_key(model, second), first_key(model, first)
+    with torch.autocast(key.device.type, enabled=False):
+        q, k = (x.float().unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (query, key))
+        return (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(-1).mean(1), first.size
 
 
 def first_key(model: AOT, frame: Encoded) -> Float[Tensor, "B hw 256"]:
