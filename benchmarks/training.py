@@ -67,10 +67,10 @@ def clips_per_second(recipe: str, options: Sequence[str]) -> float:
     import tyro
 
     from tubelet.data.loader import ClipStream
-    from tubelet.recipes.vos import RECIPES, VosRecipe, sources
+    from tubelet.recipes.vos import RECIPES, VosRecipe, read_material, sources
 
     chosen = tyro.cli(VosRecipe, default=RECIPES[recipe], args=list(options))
-    stream = ClipStream(sources(chosen), batch=1)
+    stream = ClipStream(sources(chosen, read_material(chosen.data)), batch=1)
     for number in range(20):  # textures are made when they are first asked for
         stream.clip(number)
     began = time.process_time()

@@ -21,6 +21,7 @@ from tubelet.recipes.vos import (
     Validation,
     VosRecipe,
     check_crop,
+    read_material,
     schedule,
     sources,
     validation,
@@ -104,14 +105,14 @@ def test_a_share_of_nothing_is_there_at_once(share):
 
 def test_no_data():
     with pytest.raises(ValueError, match=r"--data\.photos is for synthetic clips, and this recipe has none"):
-        sources(dataclasses.replace(RECIPES["aost-main"], data=Data(photos=Path("photos"), davis=Path("davis"))))
+        read_material(Data(photos=Path("photos"), davis=Path("davis")))
     with pytest.raises(ValueError, match=r"this recipe has no data: give --data\.synthetic"):
-        sources(VosRecipe("aot-t", steps=1, batch=1))
+        read_material(Data())
 
 
 def test_synthetic_data():
     recipe = VosRecipe("aot-t", steps=1, batch=1, crop=33, frames=3, data=Data(synthetic=2.0, merge=1.0))
-    found = sources(recipe)
+    found = sources(recipe, read_material(recipe.data))
     assert [share for _, share in found] == [2.0]
     rgb, ids = found[0][0](np.random.default_rng(0))
     assert rgb.shape == (3, 33, 33, 3)
@@ -121,9 +122,8 @@ def test_synthetic_data():
 @pytest.mark.parametrize("kind", ["davis", "ytvos", "images"])
 def test_data_that_is_not_there(tmp_path, kind):
     folders: Any = (tmp_path / "nowhere",) if kind == "images" else tmp_path / "nowhere"
-    recipe = VosRecipe("aot-t", steps=1, batch=1, data=Data(**{kind: folders}))
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere") as error:
-        sources(recipe)
+        read_material(Data(**{kind: folders}))
     assert "Errno" not in str(error.value)
 
 
@@ -143,7 +143,7 @@ def test_images_and_synthetic_clips_mix(tmp_path):
     still(folders[0], "1")
     still(folders[1], "1")
     recipe = VosRecipe("aot-t", steps=1, batch=2, crop=33, frames=2, data=Data(synthetic=1.0, images=folders))
-    clip, labels = ClipStream(sources(recipe), batch=4)[0]
+    clip, labels = ClipStream(sources(recipe, read_material(recipe.data)), batch=4)[0]
     assert clip.images.shape == (4, 2, 3, 33, 33)
     assert labels.ids.shape == (4, 2, 33, 33)
 
@@ -177,14 +177,15 @@ def test_views_between_the_clips(tmp_path):
         "aot-t", steps=6, batch=1, frames=4, crop=17, scratch=True, precision="no", data=Data(synthetic=1.0), views=2,
         run=Run(out=tmp_path, workers=0, log_every=1),
     )  # fmt: skip
-    pairs = views(recipe)
+    material = read_material(recipe.data)
+    pairs = views(recipe, material)
     assert pairs is not None
     assert (pairs.batch, pairs.count) == (2, 2)
-    assert views(dataclasses.replace(recipe, views=0)) is None
+    assert views(dataclasses.replace(recipe, views=0), material) is None
     with pytest.raises(ValueError, match="--views is a number of batches"):
-        views(dataclasses.replace(recipe, views=-1))
+        views(dataclasses.replace(recipe, views=-1), material)
     with pytest.raises(ValueError, match=r"--data\.pace is at least 1"):
-        sources(dataclasses.replace(recipe, data=Data(synthetic=1.0, pace=0.5)))
+        read_material(Data(synthetic=1.0, pace=0.5))
     entries = read_log(vos.run("tiny", recipe) / "log.jsonl")
     kinds = ["matching" if "matching" in entry else "jaccard" for entry in entries]
     assert kinds == ["jaccard", "matching", "matching", "jaccard", "matching", "matching"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tubelet.models.aot.model import AOT
     from tubelet.train.worst import Worst
 
+    Maker = Callable[[tuple[int, int], int], Source]  # clips of a size (H, W) and so many frames
+
 
 @dataclass(frozen=True)
 class Data:
@@ -136,15 +138,15 @@ def schedule(recipe: VosRecipe) -> Callable[[int], dict]:
     return at
 
 
-def sources(recipe: VosRecipe) -> "list[tuple[Source, float]]":
-    """The weighted clip sources of a recipe. Raises `ValueError` if none is named."""
+def sources(recipe: VosRecipe, material: "list[tuple[Maker, float]]") -> "list[tuple[Source, float]]":
+    """The weighted clip sources of a recipe; any source's objects may be merged with those of the first."""
     from tubelet.data.loader import merged_source
 
-    found = unmerged_sources(recipe, (recipe.crop, recipe.crop), recipe.frames)
+    found = [(make((recipe.crop, recipe.crop), recipe.frames), share) for make, share in material]
     return [(merged_source(source, found[0][0], recipe.data.merge), share) for source, share in found]
 
 
-def views(recipe: VosRecipe) -> Views | None:
+def views(recipe: VosRecipe, material: "list[tuple[Maker, float]]") -> Views | None:
     """Pairs of views of what the clips show, if the recipe wants any."""
     from tubelet.data.loader import view_source
 
@@ -153,40 +155,37 @@ def views(recipe: VosRecipe) -> Views | None:
     if recipe.views == 0:
         return None
     size, room = (recipe.crop, recipe.crop), (2 * recipe.crop, 2 * recipe.crop)
-    pictures = unmerged_sources(recipe, room, frames=1)
     batch = max(1, recipe.batch * recipe.frames // 2)
-    return Views([(view_source(source, size), share) for source, share in pictures], batch, recipe.views)
+    return Views([(view_source(make(room, 1), size), share) for make, share in material], batch, recipe.views)
 
 
-def unmerged_sources(recipe: VosRecipe, size: tuple[int, int], frames: int) -> "list[tuple[Source, float]]":
-    """See `sources`."""
+def read_material(data: Data) -> "list[tuple[Maker, float]]":
+    """What makes clips of the data, given their size (H, W) and number of frames, each with its share.
+
+    Raises `ValueError` if no data is named, or what is named does not go together."""
     from tubelet.data.loader import image_source, synthetic_source, video_source
     from tubelet.data.photos import NO_PHOTOS, read_photos
     from tubelet.data.still_sets import read_stills
     from tubelet.data.ytvos import read_ytvos
 
-    data, found = recipe.data, []
+    found: list[tuple[Maker, float]] = []
     if data.photos is not None and data.synthetic <= 0:
         raise ValueError("--data.photos is for synthetic clips, and this recipe has none: give --data.synthetic 1 too")
     if data.pace < 1:
         raise ValueError(f"--data.pace is at least 1, a smooth video, not {data.pace}")
     if data.synthetic > 0:
         photos = NO_PHOTOS if data.photos is None else read_photos(data.photos)
-        found.append((synthetic_source(size, frames, max_pace=data.pace, photos=photos), data.synthetic))
+        found.append((partial(synthetic_source, max_pace=data.pace, photos=photos), data.synthetic))
     if data.images:
         stills = [still for root in data.images for still in read_stills(root)]
         beyond = {"bend": data.bend, "blurred": data.blurred, "covered": data.covered}
-        found.append((image_source(stills, size, frames, **beyond), 1.0))
+        found.append((partial(image_source, stills, **beyond), 1.0))
     if data.davis is not None:
-        found.append(
-            (
-                video_source(davis_videos(data, data.davis_split), size, frames, max_gap=data.davis_gap),
-                data.davis_share,
-            )
-        )
+        videos = davis_videos(data, data.davis_split)
+        found.append((partial(video_source, videos, max_gap=data.davis_gap), data.davis_share))
     if data.ytvos is not None:
         videos = read_ytvos(data.ytvos, split="train")
-        found.append((video_source(videos, size, frames, max_gap=data.ytvos_gap), data.ytvos_share))
+        found.append((partial(video_source, videos, max_gap=data.ytvos_gap), data.ytvos_share))
     if not found:
         raise ValueError(
             "this recipe has no data: give --data.synthetic 1, --data.images, --data.davis or --data.ytvos"
@@ -270,6 +269,7 @@ def run(name: str, recipe: VosRecipe) -> Path:
     model = build(recipe.model, frozen_norm=not recipe.scratch)
     check_crop(recipe.crop, model)
     start(model, recipe)
+    material = read_material(recipe.data)
     groups = parameter_groups(
         model,
         lr=recipe.lr,
@@ -283,9 +283,9 @@ def run(name: str, recipe: VosRecipe) -> Path:
         recipe,
         model,
         groups,
-        sources(recipe),
+        sources(recipe, material),
         collate=collate,
-        views=views(recipe),
+        views=views(recipe, material),
         schedule=schedule(recipe),
         rate=partial(polynomial, steps=recipe.steps, floor=recipe.floor_lr),
         evaluate=validation(recipe, recipe.run.folder(name) / "worst.png") if recipe.validation.every else None,
