@@ -1,14 +1,16 @@
 """How fast training runs on this machine: clips made per second, and batches learned per second by one process and two.
 
     python benchmarks/training.py
-    python benchmarks/training.py --against OTHER_CHECKOUT/src -- --batch 4 --frames 6
+    python benchmarks/training.py --here "--views 0" --against OTHER_CHECKOUT/src -- --batch 4 --frames 6 --crop 129
 
-What follows `--` goes to `tubelet train RECIPE`, of both checkouts. They take turns, so that a noisy machine is the
-same for both. The first half of a run's steps is not counted. Every process has one thread.
+What follows `--` goes to `tubelet train RECIPE` of both checkouts, `--here` to that of this one alone (options that the
+other does not know). They take turns, so that a noisy machine is the same for both. The first half of a run's steps is
+not counted. Every process has one thread.
 """
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -29,17 +31,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--against", type=Path, help="the `src` of another checkout; it runs with one process")
+    parser.add_argument("--here", type=shlex.split, default=[], help="options of the recipe of this checkout alone")
     parser.add_argument("options", nargs="*", help="of the recipe")
     args = parser.parse_args()
 
-    print(f"clips made by one core: {clips_per_second(args.recipe, args.options):.1f} per second")
+    ours = [*args.options, *args.here]
+    print(f"clips made by one core: {clips_per_second(args.recipe, ours):.1f} per second")
     runs = [(f"{n} process{'es' if n > 1 else ''}", HERE, n) for n in args.processes]
     if args.against is not None:
         runs.insert(0, (str(args.against), args.against.resolve(), 1))
     best: dict[str, float] = {}
     for _ in range(args.rounds):
         for name, source, processes in runs:
-            steps = steps_per_second(source, args.recipe, args.steps, processes, args.options)
+            options = ours if source == HERE else args.options
+            steps = steps_per_second(source, args.recipe, args.steps, processes, options)
             print(f"{name}: {steps:.3f} steps per second, {steps * processes:.3f} batches")
             best[name] = max(best.get(name, 0.0), steps * processes)
     first = best[runs[0][0]]
