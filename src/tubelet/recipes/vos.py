@@ -1,8 +1,8 @@
 """Training the AOT family (paper, section 5).
 
 `MODEL-pretrain` and `MODEL-main` are the paper's two stages of each variant; hardware, time and scores are the paper's
-and were not reproduced by us. `aost-cpu` is the recipe of the weights that come with the package: from random weights,
-on a CPU.
+and were not reproduced by us. `aost-cpu` learns from random weights on a CPU, with the settings of the last run of the
+weights that come with the package.
 """
 
 from collections.abc import Callable, Sequence
