@@ -96,6 +96,31 @@ def test_learned_statistics_have_the_same_names():
     assert any(p.ndim == 1 for p in learned.parameters())
 
 
+@pytest.mark.parametrize("make", [MobileNetV2, lambda **options: ResNet(50, stages=3, **options)])
+def test_folded_norms_say_what_norms_after_the_convolutions_say(make):
+    """Random statistics, so that nothing is 0 or 1 by luck; maps and gradients of the weights."""
+    torch.manual_seed(0)
+    learned, frozen = make(frozen_norm=False).eval(), make().eval()
+    for name, x in learned.state_dict().items():
+        if name.endswith("running_var"):
+            x.uniform_(0.5, 2)
+        elif x.ndim == 1:
+            x.add_(0.2 * torch.randn_like(x))
+    frozen.load_state_dict({k: x for k, x in learned.state_dict().items() if not k.endswith("num_batches_tracked")})
+    images = torch.randn(2, 3, 65, 49)
+    expected, got = learned(images), frozen(images)
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * a.std().item())
+    for maps in (expected, got):
+        sum((x / x.std().detach()).square().mean() for x in maps).backward()  # pyright: ignore
+    weights = dict(learned.named_parameters())
+    for name, p in frozen.named_parameters():
+        grad = weights[name].grad
+        assert p.grad is not None
+        assert grad is not None
+        assert (p.grad - grad).norm() < 1e-3 * grad.norm(), name
+
+
 @pytest.mark.parametrize("make", [MobileNetV2, lambda: ResNet(50, stages=3), lambda: swin("t", stages=3)])
 def test_the_stem_is_all_that_the_first_map_needs(make):
     """Freezing the stem leaves the first map without a gradient, and the rest with one (but for swin's norm)."""

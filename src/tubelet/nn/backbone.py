@@ -11,7 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers.norm_act import freeze_batch_norm_2d
+from timm.layers.norm_act import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -52,16 +52,18 @@ def bottleneck(block: Any, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ 
 
 def normed(conv: nn.Conv2d, norm: nn.Module, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
     """A convolution and the norm after it, which is folded into it if it is frozen."""
-    if not isinstance(norm, FrozenBatchNorm2d):
+    if not isinstance(norm, FrozenBatchNorm2d | FrozenBatchNormAct2d):
         return norm(conv(x))
-    return F.conv2d(x, *folded(conv, norm), conv.stride, conv.padding, conv.dilation)  # pyright: ignore
+    x = conv._conv_forward(x, *folded(conv, norm))
+    return norm.act(x) if isinstance(norm, FrozenBatchNormAct2d) else x  # pyright: ignore[reportCallIssue]
 
 
 def folded(conv: nn.Conv2d, norm: Any) -> tuple[Float[Tensor, "D C k k"], Float[Tensor, " D"]]:
     """Weight and bias of the convolution with its norm: a frozen norm scales and shifts by constants, and the weights
     are far smaller than the maps. In bfloat16 autocast it also keeps the maps in bfloat16, which the norm's float32
     constants would not. R50, a frame of 384 x 640 on a CPU: 557 -> 483 ms in float32, 765 -> 185 in bfloat16 (with
-    channels last). Folding takes 50 ms of these, each time: weights that are kept would be state on the network."""
+    channels last). Folding takes 50 ms of these, each time: weights that are kept would be state on the network.
+    MobileNetV2, 273 x 481: 64 -> 39 ms in float32, 41 -> 16 in bfloat16."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
@@ -77,16 +79,30 @@ class MobileNetV2(nn.Module):
         self.net: Any = freeze_batch_norm_2d(net) if frozen_norm else net
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        x, maps = self.net.bn1(self.net.conv_stem(images)), []
+        x, maps = normed(self.net.conv_stem, self.net.bn1, images), []
         for i, stage in enumerate(self.net.blocks):
-            x = stage(x)
+            for block in stage:
+                x = inverted_residual(block, x)
             if i in (1, 2, 4):
                 maps.append(x)
-        return [*maps, self.net.bn2(self.net.conv_head(x))]
+        return [*maps, normed(self.net.conv_head, self.net.bn2, x)]
 
     def stem(self) -> list[nn.Module]:
         """Everything up to the first map: what fine-tuning freezes."""
         return [self.net.conv_stem, self.net.bn1, *list(self.net.blocks)[:2]]
+
+
+def inverted_residual(block: Any, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
+    """A convolution that widens, a depth-wise one and one that narrows, each with its norm: the block of timm, with
+    frozen norms folded. The first block of all does not widen."""
+    if hasattr(block, "conv_pwl"):
+        y = normed(block.conv_pw, block.bn1, x)
+        y = normed(block.conv_dw, block.bn2, y)
+        y = normed(block.conv_pwl, block.bn3, y)
+    else:
+        y = normed(block.conv_dw, block.bn1, x)
+        y = normed(block.conv_pw, block.bn2, y)
+    return x + y if block.has_skip else y
 
 
 class SmallNet(nn.Module):

@@ -20,17 +20,19 @@ def cpu_kernels(model: nn.Module) -> Iterator[None]:
     keeps its matrix (the backward of the fused kernel is slower on the short sequences of a training crop)."""
     wrapped = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 8]
     for conv in wrapped:
-        conv.forward = MethodType(_in_float32, conv)  # bound, so that a deep copy of the model runs its own weights
+        # What `forward` and the folding of frozen norms both call; bound to the convolution, so that a deep copy of the
+        # model runs its own.
+        conv._conv_forward = MethodType(_in_float32, conv)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         for conv in wrapped:
-            del conv.forward
+            del conv._conv_forward
 
 
-def _in_float32(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def _in_float32(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Back to half precision after it, because the norm that follows is more than twice as fast there."""
     with torch.autocast(x.device.type, enabled=False):
-        return type(conv).forward(conv, x.float()).to(x.dtype)
+        return type(conv)._conv_forward(conv, x.float(), weight, bias).to(x.dtype)
