@@ -5,7 +5,7 @@ python benchmarks/matching.py aost=OLD.safetensors aost=NEW.safetensors --photos
 
 All are tried on the same made pictures and clips (`data/synthetic`, seeds that no training draws):
 
-- `places`: of the tokens of a view of a picture (`data/views`), the share that the first block finds where it truly is
+- `places 1`, ...: of the tokens of a view of a picture (`data/views`), the share that a block finds where it truly is
   in another view; by chance one of all tokens, 0.012 at 129 pixels.
 - `long 1`, `short 1`, ...: the masks are known in the frames before. Each attention of each block carries the objects'
   shares of the remembered tokens to frame t, with its weights averaged over the heads: from the first frame alone and
@@ -42,12 +42,13 @@ from tubelet.weights import load
 FRAMES, BATCH, SEED = 8, 8, 7919
 
 
-def places(model: AOT, clip: Clip, labels: FlowLabels) -> list[float]:
-    """Of each known token of the second views, 1 if it is found in the first, else 0."""
+def places(model: AOT, clip: Clip, labels: FlowLabels) -> dict[str, list[float]]:
+    """Of each known token of the second views, 1 if a block finds it in the first, else 0."""
     found, (h, w) = find_places(model, clip)
     place, known = true_places(labels.flow, (h, w), first_pixel=0)
     column, row = place.round().long().unbind(2)
-    return (found.argmax(2) == row.clamp(0, h - 1) * w + column.clamp(0, w - 1))[known].float().tolist()
+    true = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
+    return {f"places {i + 1}": (x.argmax(2) == true)[known].float().tolist() for i, x in enumerate(found)}
 
 
 def carried(model: AOT, clip: Clip, labels: Labels) -> dict[str, list[float]]:
@@ -113,8 +114,7 @@ def tried(model: AOT, photos: Photos, batches: int, side: int) -> dict[str, floa
     clips = ClipStream([(synthetic_source(size, FRAMES, photos=photos), 1.0)], batch=BATCH, seed=SEED)
     values = defaultdict(list)
     for i in range(batches):
-        values["places"] += places(model, *pairs[i])
-        for name, x in carried(model, *clips[i]).items():
+        for name, x in {**places(model, *pairs[i]), **carried(model, *clips[i])}.items():
             values[name] += x
     return {name: float(np.mean(x)) for name, x in values.items()}
 

@@ -104,7 +104,7 @@ class VosRecipe:
     less than a thousandth of what it becomes: if it never learns, identities are hardly seen."""
     views: int = 0
     """After each batch of clips come so many batches of pairs of views of single pictures, as many frames each, from
-    which the first block learns to find places again. Each is a step. The paper has none: its encoder knows ImageNet.
+    which the blocks learn to find places again. Each is a step. The paper has none: its encoder knows ImageNet.
     """
     scratch: bool = False
     """Random encoder: nothing is frozen and batch statistics are learned."""

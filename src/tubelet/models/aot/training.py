@@ -12,7 +12,8 @@ from tubelet.nn.position import sine_position
 from tubelet.types import VOID, Clip, FlowLabels, Labels
 
 STRIDE = 16  # of a token, in pixels
-MATCHING_WEIGHT = 0.3
+MATCHING_WEIGHT = 0.2  # of each block
+REGIONS = 4  # of a frame of which only places are asked
 
 
 def clip_loss(
@@ -63,35 +64,57 @@ def clip_loss(
 
 
 def matching_loss(model: AOT, clip: Clip, labels: FlowLabels) -> dict[str, Float[Tensor, ""]]:
-    """How badly the first block finds each place of the second frame in the first: the cross-entropy of its long-term
+    """How badly each block finds the places of the second frame in the first: the cross-entropy of its long-term
     attention there, the mean of all heads, at the true place (bilinear between the four nearest keys).
 
     Not the paper's, whose encoder has seen ImageNet. The weight makes its gradients about as large as those of
     `clip_loss`."""
     found, (h, w) = find_places(model, clip)
-    with torch.autocast(found.device.type, enabled=False):
-        log_p = found.clamp(min=1e-6).log().view(-1, 1, h, w)
+    with torch.autocast(labels.flow.device.type, enabled=False):
         place, known = true_places(labels.flow, (h, w), first_pixel=0 if model.align_corners else STRIDE // 2)
         scale = 2 / place.new_tensor([max(w - 1, 1), max(h - 1, 1)])  # to -1..1
-        there = F.grid_sample(log_p, (place * scale - 1).view(-1, 1, 1, 2), padding_mode="border", align_corners=True)
-    return {"matching": -MATCHING_WEIGHT * there.flatten()[known.flatten()].sum() / known.sum().clamp(min=1)}
+        grid = (place * scale - 1).view(-1, 1, 1, 2)
+        total = grid.new_zeros(())
+        for shares in found:
+            log_p = shares.clamp(min=1e-6).log().view(-1, 1, h, w)
+            there = F.grid_sample(log_p, grid, padding_mode="border", align_corners=True)
+            total = total - there.flatten()[known.flatten()].sum() / known.sum().clamp(min=1)
+    return {"matching": MATCHING_WEIGHT * total}
 
 
-def find_places(model: AOT, clip: Clip) -> tuple[Float[Tensor, "B hw hw"], tuple[int, int]]:
-    """Where each token of the second frame looks in the first, the mean of all heads of the first block's long-term
-    attention, in full precision; and the (h, w) of the tokens."""
-    first, second = model.encode_clip(clip)
-    query, key = first_key(model, second), first_key(model, first)
+def find_places(model: AOT, clip: Clip) -> tuple[list[Float[Tensor, "B hw hw"]], tuple[int, int]]:
+    """Where each token of the second frame looks in the first: of each block the long-term attention, the mean of all
+    heads; and the (h, w) of the tokens.
+
+    The first frame has objects of chance, because what deeper blocks see of a place is also whose it is."""
+    frames, size = model.encode_clip(clip), (clip.images.shape[3], clip.images.shape[4])
+    identity = model.embed_ids(draw_regions(len(clip.images), size).to(clip.images.device))
+    (x, y), (h, w) = (frame.tokens for frame in frames), frames[0].size
+    position = sine_position(h, w, CHANNELS, device=x.device)
+    found = []
+    for layer in range(model.depth):
+        block = model.lstt.block(layer)
+        x, y = block.attend_itself(x, position), block.attend_itself(y, position)
+        first, second = (block.identity.match(block.norm2(z)) for z in (x, y))
+        memory = block.identity.memorize(first, identity)
+        found.append(attention_map(second.key, memory.key))
+        if layer < model.depth - 1:
+            x = block.attend_memory(x, first, memory, memory, (h, w))
+            y = block.attend_memory(y, second, memory, memory, (h, w))
+    return found, (h, w)
+
+
+def attention_map(query: Float[Tensor, "B n C"], key: Float[Tensor, "B m C"]) -> Float[Tensor, "B n m"]:
+    """The weights of `attend`, the mean of all heads, in full precision."""
     with torch.autocast(key.device.type, enabled=False):
         q, k = (x.float().unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (query, key))
-        return (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(-1).mean(1), first.size
+        return (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).softmax(-1).mean(1)
 
 
-def first_key(model: AOT, frame: Encoded) -> Float[Tensor, "B hw 256"]:
-    """The matching key of the first block, which depends on the frame alone."""
-    block = model.lstt.block(0)
-    x = block.attend_itself(frame.tokens, sine_position(*frame.size, CHANNELS, device=frame.tokens.device))
-    return block.identity.match(block.norm2(x)).key
+def draw_regions(batch: int, size: tuple[int, int]) -> Int[Tensor, "B H W"]:
+    """Maps that a few random identities share in random blots; drawn from torch's own generator."""
+    blots = F.interpolate(torch.rand(batch, REGIONS, 4, 4), size, mode="bilinear").argmax(1)
+    return shuffle_identities(batch)[torch.arange(batch)[:, None, None], blots]
 
 
 def true_places(
