@@ -1,8 +1,8 @@
 """Training the AOT family (paper, section 5).
 
 `MODEL-pretrain` and `MODEL-main` are the paper's two stages of each variant; hardware, time and scores are the paper's
-and were not reproduced by us. `aost-cpu` learns from random weights on a CPU, with the settings of the last run of the
-weights that come with the package.
+and were not reproduced by us. `aost-cpu` learns from random weights on a CPU, with the settings of the longest run of
+the weights that come with the package.
 """
 
 from collections.abc import Callable, Sequence
@@ -359,8 +359,8 @@ RECIPES: dict[str, VosRecipe] = {
         weight_decay=0.03, hardest=0.5, feedback_from=0.0, freeze_bank_from=1.0, views=2, scratch=True,
         data=Data(synthetic=1.0, pace=6.0),
         validation=Validation(every=600),
-        about="AOST from random weights on a CPU, no data needed: the settings of the last run of the weights that "
-        "come with the package, 0.6 steps a second with two processes on two cores. Those weights had other runs "
-        "before and real video, see their card, pretrained/README.md; from random weights in one go this was not run.",
+        about="AOST from random weights on a CPU, no data needed: the settings of run 8 of docs/training.md, 0.6 steps a "
+        "second with two processes on two cores. The weights that come with the package had other runs before, one "
+        "after, and real video, see their card, pretrained/README.md; from random weights in one go this was not run.",
     ),
 }  # fmt: skip
