@@ -359,8 +359,8 @@ RECIPES: dict[str, VosRecipe] = {
         weight_decay=0.03, hardest=0.5, feedback_from=0.0, freeze_bank_from=1.0, views=2, scratch=True,
         data=Data(synthetic=1.0, pace=6.0),
         validation=Validation(every=600),
-        about="AOST from random weights on a CPU, no data needed: the settings of run 8 of docs/training.md, 0.6 steps a "
-        "second with two processes on two cores. The weights that come with the package had other runs before, one "
+        about="AOST from random weights on a CPU, no data needed: the settings of run 8 of docs/training.md, 0.6 steps "
+        "a second with two processes on two cores. The weights that come with the package had other runs before, one "
         "after, and real video, see their card, pretrained/README.md; from random weights in one go this was not run.",
     ),
 }  # fmt: skip
