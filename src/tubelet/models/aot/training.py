@@ -7,8 +7,7 @@ from torch import Tensor
 
 from tubelet.loss.masks import segmentation_loss, without_absent
 from tubelet.models.aot.blocks import HEADS, Memory
-from tubelet.models.aot.model import AOT, CHANNELS, IDENTITIES, Encoded
-from tubelet.nn.position import sine_position
+from tubelet.models.aot.model import AOT, IDENTITIES, Encoded
 from tubelet.types import VOID, Clip, FlowLabels, Labels
 
 STRIDE = 16  # of a token, in pixels
@@ -73,13 +72,9 @@ def matching_loss(model: AOT, clip: Clip, labels: FlowLabels) -> dict[str, Float
     with torch.autocast(labels.flow.device.type, enabled=False):
         place, known = true_places(labels.flow, (h, w), first_pixel=0 if model.align_corners else STRIDE // 2)
         scale = 2 / place.new_tensor([max(w - 1, 1), max(h - 1, 1)])  # to -1..1
-        grid = (place * scale - 1).view(-1, 1, 1, 2)
-        total = grid.new_zeros(())
-        for shares in found:
-            log_p = shares.clamp(min=1e-6).log().view(-1, 1, h, w)
-            there = F.grid_sample(log_p, grid, padding_mode="border", align_corners=True)
-            total = total - there.flatten()[known.flatten()].sum() / known.sum().clamp(min=1)
-    return {"matching": MATCHING_WEIGHT * total}
+        log_p = torch.stack(found, 2).clamp(min=1e-6).log().flatten(0, 1).unflatten(2, (h, w))  # (B hw, blocks, h, w)
+        there = F.grid_sample(log_p, (place * scale - 1).view(-1, 1, 1, 2), padding_mode="border", align_corners=True)
+    return {"matching": -MATCHING_WEIGHT * there[known.flatten()].sum() / known.sum().clamp(min=1)}
 
 
 def find_places(model: AOT, clip: Clip) -> tuple[list[Float[Tensor, "B hw hw"]], tuple[int, int]]:
@@ -87,21 +82,11 @@ def find_places(model: AOT, clip: Clip) -> tuple[list[Float[Tensor, "B hw hw"]],
     heads; and the (h, w) of the tokens.
 
     The first frame has objects of chance, because what deeper blocks see of a place is also whose it is."""
-    frames, size = model.encode_clip(clip), (clip.images.shape[3], clip.images.shape[4])
-    identity = model.embed_ids(draw_regions(len(clip.images), size).to(clip.images.device))
-    (x, y), (h, w) = (frame.tokens for frame in frames), frames[0].size
-    position = sine_position(h, w, CHANNELS, device=x.device)
-    found = []
-    for layer in range(model.depth):
-        block = model.lstt.block(layer)
-        x, y = block.attend_itself(x, position), block.attend_itself(y, position)
-        first, second = (block.identity.match(block.norm2(z)) for z in (x, y))
-        memory = block.identity.memorize(first, identity)
-        found.append(attention_map(second.key, memory.key))
-        if layer < model.depth - 1:
-            x = block.attend_memory(x, first, memory, memory, (h, w))
-            y = block.attend_memory(y, second, memory, memory, (h, w))
-    return found, (h, w)
+    first, second = model.encode_clip(clip)
+    ids = draw_regions(len(clip.images), (clip.images.shape[3], clip.images.shape[4])).to(clip.images.device)
+    _, memory = model.refer(first, model.embed_ids(ids))
+    _, matched = model.propagate(second, [(m, m) for m in memory])
+    return [attention_map(m.key, kept.key) for m, kept in zip(matched, memory, strict=True)], first.size
 
 
 def attention_map(query: Float[Tensor, "B n C"], key: Float[Tensor, "B m C"]) -> Float[Tensor, "B n m"]:
