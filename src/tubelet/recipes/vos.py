@@ -359,9 +359,10 @@ RECIPES: dict[str, VosRecipe] = {
         weight_decay=0.03, hardest=0.5, feedback_from=0.5, freeze_bank_from=1.0, views=2, scratch=True,
         data=Data(synthetic=1.0, pace=4.0),
         validation=Validation(every=600),
-        about="AOST from random weights on a CPU, no data needed: what was found best on the way of run 10 of "
-        "docs/training.md, made one recipe; as such it was not run. 0.6 steps a second with two processes on two "
-        "cores, 1.4 with --crop 129, as in the first half of run 10. The weights that come with the package had other "
-        "runs and real video, see their card, pretrained/README.md.",
+        about="AOST from random weights on a CPU, no data needed: what was found best on the way of runs 10 and 11 of "
+        "docs/training.md (J&F 0.59 on seven DAVIS sequences, with photographs, four and a half hours), made one "
+        "recipe; as such it was not run. 0.6 steps a second with two processes on two cores, 1.4 with --crop 129, as "
+        "in the first half of run 10. The weights that come with the package had other runs and real video, see their "
+        "card, pretrained/README.md.",
     ),
 }  # fmt: skip
